@@ -1,0 +1,177 @@
+"""The contract between the search and the devices.
+
+A backend builds a kernel from a loop nest, checks its numbers against PyTorch, measures it and
+describes its device.  The failure of a candidate is an outcome, never an exception: exceptions
+out of a backend mean that the backend itself cannot work (no device, wrong configuration).
+
+Outcomes come back in the order of the jobs, whatever the order of their completion, so that a
+search is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from genomes.errors import LoopGeneError
+from genomes.nest import LoopNest
+
+
+class BackendError(LoopGeneError):
+    """A backend cannot work at all: unknown name, missing device, invalid target."""
+
+
+class FailureKind(StrEnum):
+    """Why a candidate has no latency."""
+
+    BUILD_ERROR = "build_error"
+    BUILD_TIMEOUT = "build_timeout"
+    WRONG_RESULT = "wrong_result"
+    RUN_TIMEOUT = "run_timeout"
+    CRASHED = "crashed"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DEVICE_LOST = "device_lost"
+
+    @property
+    def charged_to_candidate(self) -> bool:
+        """Whether the candidate is to blame, so that the failure is remembered."""
+        return self not in (FailureKind.QUEUE_TIMEOUT, FailureKind.DEVICE_LOST)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The times of one kernel on one device.
+
+    Attributes:
+        times_s: Seconds per call, one entry for each repeat.
+        stages_s: Seconds spent by stage: `build`, `check`, `measure`, `wait`.
+    """
+
+    times_s: tuple[float, ...]
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.times_s)
+
+    @property
+    def iqr_s(self) -> float:
+        """Interquartile range in seconds; 0 for fewer than two repeats."""
+        if len(self.times_s) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.times_s, n=4, method="inclusive")
+        return high - low
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A candidate without a latency.
+
+    Attributes:
+        kind: The class of the failure.
+        message: What happened, one line.
+        stages_s: Seconds spent by stage before it failed.
+    """
+
+    kind: FailureKind
+    message: str
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+
+
+Outcome = Measured | Failed
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where kernels are measured; everything that can change a latency is in `facts`.
+
+    Attributes:
+        name: For people: "AMD EPYC, 2 threads".
+        facts: CPU model, flags, threads, governor, TVM and LLVM versions...
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the facts."""
+        text = json.dumps(dict(self.facts), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How a kernel is timed.
+
+    Attributes:
+        repeats: Number of timings; their median is the latency.
+        min_repeat_ms: Each timing runs the kernel for at least so long.
+        build_timeout_s: Deadline of lowering and compiling one kernel.
+        run_timeout_s: Deadline of checking and timing one kernel.
+        rtol, atol: Tolerance of the comparison with PyTorch, relative to the largest
+            magnitude of the reference.
+    """
+
+    repeats: int = 5
+    min_repeat_ms: float = 10.0
+    build_timeout_s: float = 20.0
+    run_timeout_s: float = 10.0
+    rtol: float = 1e-4
+    atol: float = 1e-5
+
+
+class Backend(abc.ABC):
+    """One kind of device.  Implementations are context managers and own their processes."""
+
+    name: str
+
+    @property
+    @abc.abstractmethod
+    def target(self) -> str:
+        """The compilation target, as canonical text."""
+
+    @abc.abstractmethod
+    def describe(self) -> Device:
+        """The device on which `measure` runs."""
+
+    @abc.abstractmethod
+    def transformations(self) -> frozenset[str]:
+        """Names of the transformations that this backend can lower."""
+
+    @abc.abstractmethod
+    def default_schedule(self, nest: LoopNest) -> LoopNest:
+        """`nest` with a good schedule for every statement that has none, made of genes."""
+
+    @abc.abstractmethod
+    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        """Schedules worth measuring for an unscheduled `nest`, the default one first."""
+
+    @abc.abstractmethod
+    def measure(self, nests: Sequence[LoopNest]) -> list[Outcome]:
+        """Build, check and time each nest.
+
+        Args:
+            nests: Kernels; a statement without a schedule gets the default one.
+
+        Returns:
+            One outcome for each nest, in the same order.
+
+        Raises:
+            BackendError: The device or the tool chain is not usable.
+        """
+
+    def close(self) -> None:
+        """End the processes that the backend owns."""
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""How a search goes: configs, capacity, fitness, strategies, tracking, reports, the CLI."""

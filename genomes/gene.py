@@ -1,0 +1,45 @@
+"""Genes: one transformation with its arguments, as frozen data without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Value = str | int | tuple[int, ...] | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One transformation applied to one statement of a nest.
+
+    Attributes:
+        op: Name of a registered transformation.
+        statement: Index of the statement it acts on, at the time it is applied.
+        args: (name, value) pairs, sorted by name.
+    """
+
+    op: str
+    statement: int = 0
+    args: tuple[tuple[str, Value], ...] = ()
+
+    @classmethod
+    def of(cls, op: str, statement: int = 0, **args: Value) -> Gene:
+        """A gene from keyword arguments: `Gene.of("group", over="co", groups=4)`."""
+        return cls(op, statement, tuple(sorted(args.items())))
+
+    @property
+    def arguments(self) -> dict[str, Value]:
+        return dict(self.args)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: {"op": ..., "statement": ..., "args": {...}}."""
+        args = {k: list(v) if isinstance(v, tuple) else v for k, v in self.args}
+        return {"op": self.op, "statement": self.statement, "args": args}
+
+    def __str__(self) -> str:
+        args = ", ".join(
+            f"{k}={'(' + ','.join(map(str, v)) + ')' if isinstance(v, tuple) else v}"
+            for k, v in self.args
+        )
+        prefix = f"s{self.statement}." if self.statement else ""
+        return f"{prefix}{self.op}({args})"

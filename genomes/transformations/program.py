@@ -1,0 +1,409 @@
+"""Program transformations: the loops of one statement, reordered and mapped to a CPU core.
+
+They keep the set of iterations.  The rules here are structural (loops exist, factors divide,
+marks are final); TVM's schedule checks the dependences once more when the kernel is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+
+from genomes.errors import require
+from genomes.nest import Loop, LoopNest, Schedule
+from genomes.transformations.arguments import Count, LoopName, LoopNames, OneOf
+from genomes.transformations.registry import Kind, Phase, transformation
+
+MAX_UNROLLED = 512
+MAX_VECTOR = 64
+
+
+def _position(schedule: Schedule, name: str) -> int:
+    for position, loop in enumerate(schedule.loops):
+        if loop.name == name:
+            return position
+    names = ", ".join(loop.name for loop in schedule.loops)
+    require(False, f"there is no loop {name}; the loops are {names}")
+    raise AssertionError
+
+
+def _free(schedule: Schedule, name: str) -> Loop:
+    """The loop `name`, which must be neither marked nor the place of another stage."""
+    loop = schedule.loops[_position(schedule, name)]
+    require(not loop.mark, f"loop {name} is already marked {loop.mark}")
+    for role, anchor in schedule.anchors:
+        require(anchor != name, f"loop {name} holds the stage {role}")
+    return loop
+
+
+def _reschedule(
+    nest: LoopNest, index: int, edit: Callable[[Schedule], Schedule], op: str, **args: object
+) -> LoopNest:
+    """Apply `edit` to a statement's schedule and record the gene that did it."""
+    from genomes.gene import Gene
+
+    statement = nest.statements[index]
+    old = statement.scheduled(nest.shape.batch)
+    gene = Gene.of(op, index, **args)  # type: ignore[arg-type]
+    new = replace(edit(old), genes=(*old.genes, gene))
+    return nest.replaced(index, statement.with_schedule(new))
+
+
+def _with_loops(schedule: Schedule, loops: Sequence[Loop]) -> Schedule:
+    return replace(schedule, loops=tuple(loops))
+
+
+def _split(schedule: Schedule, name: str, factor: int) -> Schedule:
+    loop = _free(schedule, name)
+    require(factor < loop.extent, f"{factor} is not below the extent {loop.extent} of {name}")
+    require(loop.extent % factor == 0, f"{factor} does not divide the extent {loop.extent}")
+    at = _position(schedule, name)
+    outer = replace(loop, name=f"{name}.0", extent=loop.extent // factor)
+    inner = replace(loop, name=f"{name}.1", extent=factor)
+    return _with_loops(schedule, [*schedule.loops[:at], outer, inner, *schedule.loops[at + 1 :]])
+
+
+def _reorder(schedule: Schedule, order: Sequence[str]) -> Schedule:
+    chosen = [_free(schedule, name) for name in order]
+    places = sorted(_position(schedule, name) for name in order)
+    loops = list(schedule.loops)
+    for place, loop in zip(places, chosen, strict=True):
+        loops[place] = loop
+    require(tuple(loops) != schedule.loops, "the loops are in this order already")
+    new = _with_loops(schedule, loops)
+    for role, anchor in schedule.anchors:
+        _check_anchor(new, role, anchor)
+    return new
+
+
+def _mark(schedule: Schedule, name: str, mark: str) -> Schedule:
+    _free_to_mark(schedule, name)
+    at = _position(schedule, name)
+    loops = list(schedule.loops)
+    loops[at] = replace(loops[at], mark=mark)
+    return _with_loops(schedule, loops)
+
+
+def _free_to_mark(schedule: Schedule, name: str) -> None:
+    loop = schedule.loops[_position(schedule, name)]
+    require(not loop.mark, f"loop {name} is already marked {loop.mark}")
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.split",
+    also_called=("strip-mining", "divide_loop (Exo)", "split (Halide)"),
+    loop=LoopName(),
+    factor=Count((2, 4, 8, 16, 32)),
+)
+def split(nest: LoopNest, index: int, loop: str, factor: int) -> LoopNest:
+    """Split a loop into an outer loop and an inner one of `factor` iterations.
+
+    rewrite:
+        for i in N:         for i.0 in N/factor:
+            S           ->      for i.1 in factor:
+                                    S
+    """
+    return _reschedule(
+        nest, index, lambda s: _split(s, loop, factor), "split", loop=loop, factor=factor
+    )
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.split twice, Schedule.reorder",
+    also_called=("blocking",),
+    loops=LoopNames(adjacent=True),
+    rows=Count((2, 4, 8, 16)),
+    columns=Count((2, 4, 8, 16)),
+)
+def tile(nest: LoopNest, index: int, loops: tuple[str, ...], rows: int, columns: int) -> LoopNest:
+    """Tile two neighbouring loops: split both and move the inner halves inside.
+
+    rewrite:
+        for i in N:             for i.0 in N/rows:
+            for j in M:     ->      for j.0 in M/columns:
+                S                       for i.1 in rows:
+                                            for j.1 in columns:
+                                                S
+    """
+    require(len(loops) == 2, f"tile takes two loops, got {len(loops)}")
+
+    def edit(schedule: Schedule) -> Schedule:
+        first, second = (_position(schedule, name) for name in loops)
+        require(second == first + 1, f"{loops[0]} and {loops[1]} are not neighbours")
+        schedule = _split(_split(schedule, loops[0], rows), loops[1], columns)
+        order = [f"{name}.{half}" for half in (0, 1) for name in loops]
+        return _reorder(schedule, order)
+
+    return _reschedule(nest, index, edit, "tile", loops=loops, rows=rows, columns=columns)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.reorder",
+    also_called=("reorder (Halide, TVM)", "loop permutation"),
+    order=LoopNames(),
+)
+def interchange(nest: LoopNest, index: int, order: tuple[str, ...]) -> LoopNest:
+    """Put the named loops into the given order; they take each other's places.
+
+    rewrite:
+        for i in N:             for j in M:
+            for j in M:     ->      for i in N:
+                S                       S
+    """
+    return _reschedule(nest, index, lambda s: _reorder(s, order), "interchange", order=order)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.fuse",
+    also_called=("collapse", "mult_loops (Exo)"),
+    loops=LoopNames(adjacent=True),
+)
+def fuse(nest: LoopNest, index: int, loops: tuple[str, ...]) -> LoopNest:
+    """Fuse neighbouring loops of the same sort into one.
+
+    rewrite:
+        for i in N:             for i+j in N*M:
+            for j in M:     ->      S
+                S
+    """
+
+    def edit(schedule: Schedule) -> Schedule:
+        chosen = [_free(schedule, name) for name in loops]
+        first = _position(schedule, loops[0])
+        window = [loop.name for loop in schedule.loops[first : first + len(loops)]]
+        require(window == list(loops), f"{', '.join(loops)} are not neighbours in this order")
+        require(
+            len({loop.reduction for loop in chosen}) == 1,
+            "a reduction loop cannot be fused with a spatial one",
+        )
+        extent = prod(loop.extent for loop in chosen)
+        fused = Loop("+".join(loops), extent, chosen[0].reduction)
+        rest = schedule.loops[first + len(loops) :]
+        return _with_loops(schedule, [*schedule.loops[:first], fused, *rest])
+
+    return _reschedule(nest, index, edit, "fuse", loops=loops)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.unroll",
+    also_called=("unroll (paper, Halide, Exo)",),
+    loop=LoopName(),
+)
+def unroll(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Replicate the body for every iteration of a loop.
+
+    rewrite:
+        for i in 2:         S[0]
+            S[i]        ->  S[1]
+    """
+
+    def edit(schedule: Schedule) -> Schedule:
+        new = _mark(schedule, loop, "unroll")
+        copies = prod(x.extent for x in new.loops if x.mark == "unroll")
+        require(copies <= MAX_UNROLLED, f"{copies} unrolled copies; at most {MAX_UNROLLED}")
+        return new
+
+    return _reschedule(nest, index, edit, "unroll", loop=loop)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.vectorize",
+    also_called=("SIMD",),
+    loop=LoopName(),
+)
+def vectorize(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Execute the innermost loop with vector instructions.
+
+    rewrite:
+        for i in 16:
+            S[i]        ->  S[0:16]
+    """
+
+    def edit(schedule: Schedule) -> Schedule:
+        innermost = schedule.loops[-1]
+        _position(schedule, loop)
+        require(innermost.name == loop, f"{loop} is not the innermost loop ({innermost.name} is)")
+        require(not innermost.reduction, f"{loop} is a reduction loop")
+        require(
+            2 <= innermost.extent <= MAX_VECTOR,
+            f"{loop} has {innermost.extent} iterations; vectors hold 2 to {MAX_VECTOR}",
+        )
+        for role, anchor in schedule.anchors:
+            require(anchor != loop, f"loop {loop} holds the stage {role}")
+        return _mark(schedule, loop, "vectorize")
+
+    return _reschedule(nest, index, edit, "vectorize", loop=loop)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.parallel",
+    also_called=("OpenMP parallel for", "multi-threading"),
+    loop=LoopName(),
+)
+def parallel(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Distribute the outermost loop over the threads of the CPU.
+
+    rewrite:
+        for i in N:         parallel for i in N:
+            S           ->      S
+    """
+
+    def edit(schedule: Schedule) -> Schedule:
+        at = _position(schedule, loop)
+        require(at == 0, f"{loop} is not the outermost loop ({schedule.loops[0].name} is)")
+        require(not schedule.loops[0].reduction, f"{loop} is a reduction loop")
+        return _mark(schedule, loop, "parallel")
+
+    return _reschedule(nest, index, edit, "parallel", loop=loop)
+
+
+def _check_anchor(schedule: Schedule, role: str, name: str) -> None:
+    """The rules of a stage placed at a loop, for the present order of the loops."""
+    at = _position(schedule, name)
+    loop = schedule.loops[at]
+    require(loop.mark in ("", "parallel"), f"loop {name} is {loop.mark}d and holds no stage")
+    around = schedule.loops[:at] if role == "decompose" else schedule.loops[: at + 1]
+    if role in ("decompose", "cache_write"):
+        outer = [x.name for x in around if x.reduction]
+        require(not outer, f"the reduction loop {', '.join(outer)} surrounds the {role} at {name}")
+    if role == "cache_write":
+        inner = schedule.loops[at + 1 :]
+        require(any(x.reduction for x in inner), f"no reduction loop is inside {name}")
+    inside = [x.name for x in schedule.loops[:at] if x.mark in ("vectorize", "unroll")]
+    require(not inside, f"loop {name} is inside the marked loop {', '.join(inside)}")
+
+
+def _place(schedule: Schedule, role: str, loop: str) -> Schedule:
+    require(schedule.anchor(role) is None, f"the statement has a {role} stage already")
+    _check_anchor(schedule, role, loop)
+    return replace(schedule, anchors=tuple(sorted((*schedule.anchors, (role, loop)))))
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.cache_write, Schedule.reverse_compute_at",
+    also_called=("register blocking", "accumulator", "write-back at a loop"),
+    loop=LoopName(),
+)
+def cache_write(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Accumulate into a local buffer that is written back inside `loop`.
+
+    rewrite:
+        for i in N:                     for i in N:
+            for j in M:                     for j in M:
+                for k in K:         ->          for k in K:
+                    O[i, j] += ...                  A[j] += ...
+                                            for j in M:
+                                                O[i, j] = A[j]
+    """
+    return _reschedule(
+        nest, index, lambda s: _place(s, "cache_write", loop), "cache_write", loop=loop
+    )
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.cache_read, Schedule.compute_at",
+    also_called=("prefetch (paper)", "cache_read (TVM)", "stage_mem (Exo)"),
+    operand=OneOf(("input", "weight")),
+    loop=LoopName(),
+)
+def prefetch(nest: LoopNest, index: int, operand: str, loop: str) -> LoopNest:
+    """Copy the part of an operand that one iteration of `loop` needs into a local buffer.
+
+    rewrite:
+        for i in N:             for i in N:
+            S(I[...])       ->      L = I[the part that is needed]
+                                    S(L[...])
+    """
+    role = f"prefetch:{operand}"
+    return _reschedule(
+        nest, index, lambda s: _place(s, role, loop), "prefetch", operand=operand, loop=loop
+    )
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.compute_at of the padding stage",
+    also_called=("compute_at (Halide, TVM)", "fuse_at (Exo)"),
+    loop=LoopName(),
+)
+def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Compute the padded input inside `loop`, instead of all of it beforehand.
+
+    rewrite:
+        for y, x:                       for i in N:
+            P[y, x] = pad(I)                for y, x that iteration i needs:
+        for i in N:                 ->          P[y, x] = pad(I)
+            S(P[...])                       S(P[...])
+    """
+    shape = nest.shape
+    require(any(shape.padding), "the convolution has no padding: nothing is computed before it")
+    return _reschedule(nest, index, lambda s: _place(s, "pad", loop), "compute_at", loop=loop)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="packed weight argument; Schedule.transform_layout of the accumulator",
+    also_called=("OIHW[i]o", "NCHW[x]c", "layout transformation"),
+    operand=OneOf(("weight", "accumulator")),
+    lanes=Count((4, 8, 16, 32)),
+)
+def pack(nest: LoopNest, index: int, operand: str, lanes: int) -> LoopNest:
+    """Store an operand with `lanes` neighbouring output channels innermost.
+
+    weight: packed once, outside the kernel. accumulator: needs `cache_write`.
+
+    rewrite:
+        W[co, ci, kh, kw]   ->  W[co / lanes, ci, kh, kw, co % lanes]
+    """
+    s = nest.statements[index]
+    require(s.kept_co % lanes == 0, f"{lanes} lanes do not divide {s.kept_co} output channels")
+
+    def edit(schedule: Schedule) -> Schedule:
+        require(not schedule.lanes(operand), f"the {operand} is packed already")
+        if operand == "accumulator":
+            placed = schedule.anchor("cache_write") is not None
+            require(placed, "there is no accumulator: cache_write comes first")
+        return replace(schedule, packs=tuple(sorted((*schedule.packs, (operand, lanes)))))
+
+    return _reschedule(nest, index, edit, "pack", operand=operand, lanes=lanes)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.decompose_reduction",
+    also_called=("fission of the initialisation",),
+    loop=LoopName(),
+)
+def decompose_reduction(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Initialise the output in a nest of its own, just before `loop`.
+
+    rewrite:
+        for k in K:                     O = 0
+            if k == 0: O = 0        ->  for k in K:
+            O += ...                        O += ...
+    """
+    return _reschedule(
+        nest, index, lambda s: _place(s, "decompose", loop), "decompose_reduction", loop=loop
+    )

@@ -1,0 +1,119 @@
+"""Jobs that behave and misbehave, run inside worker processes by the tests."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+INITIALISED: list[int] = []
+
+
+def initialise(number):
+    INITIALISED.append(number)
+
+
+def fail_to_initialise():
+    raise RuntimeError("no compiler on this machine\nand more")
+
+
+def exit_while_initialising():
+    print("the library cannot be loaded", file=sys.stderr, flush=True)
+    os._exit(4)
+
+
+def hang_while_initialising():
+    time.sleep(60)
+
+
+def leave_a_thread():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+
+def act(payload, stage):
+    """Run the function of this module that `payload` names, with its arguments."""
+    name, *arguments = payload
+    return globals()[name](stage, *arguments)
+
+
+def echo(stage, value):
+    return value
+
+
+def identify(stage):
+    return os.getpid(), os.getpgid(0), os.environ.get("LOOPGENE_TEST"), list(INITIALISED)
+
+
+def sleep(stage, seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def stages(stage, build_s, run_s):
+    time.sleep(build_s)
+    stage("run")
+    began = time.monotonic()
+    time.sleep(run_s)
+    return began, time.monotonic()
+
+
+def unknown_stage(stage):
+    stage("paint")
+
+
+def fail(stage, message):
+    raise ValueError(message)
+
+
+def quit_politely(stage):
+    sys.exit(3)
+
+
+def exit_at_once(stage, code):
+    print("first line\nlast words", flush=True)
+    os._exit(code)
+
+
+def segfault(stage):
+    stage("run")
+    ctypes.string_at(0)
+
+
+def abort(stage):
+    os.abort()
+
+
+def allocate(stage, size_bytes):
+    return len(bytearray(size_bytes))
+
+
+def chatter(stage, size_bytes):
+    sys.stdout.write("x" * size_bytes + "\n")
+    return size_bytes
+
+
+def chatter_for_ever(stage):
+    while True:
+        os.write(1, b"y" * 4096)
+
+
+def close_output(stage, seconds):
+    os.close(1)
+    os.close(2)
+    time.sleep(seconds)
+    return "quiet"
+
+
+def return_a_lambda(stage):
+    return lambda: None
+
+
+def have_a_child(stage, file, seconds):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(file).write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(seconds)
+    os._exit(1)
