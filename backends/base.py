@@ -14,7 +14,7 @@ import abc
 import hashlib
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -154,18 +154,22 @@ class Backend(abc.ABC):
         """Schedules worth measuring for an unscheduled `nest`, the default one first."""
 
     @abc.abstractmethod
-    def measure(self, nests: Sequence[LoopNest]) -> list[Outcome]:
-        """Build, check and time each nest.
+    def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
+        """Build, check and time each nest; nothing is timed while the caller holds the iterator.
 
         Args:
             nests: Kernels; a statement without a schedule gets the default one.
 
-        Returns:
-            One outcome for each nest, in the same order.
+        Yields:
+            One outcome for each nest, in the same order, as soon as it is known.
 
         Raises:
             BackendError: The device or the tool chain is not usable.
         """
+
+    def measure(self, nests: Sequence[LoopNest]) -> list[Outcome]:
+        """The outcomes of `measure_iter`, as a list."""
+        return list(self.measure_iter(nests))
 
     def close(self) -> None:
         """End the processes that the backend owns."""

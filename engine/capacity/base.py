@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genomes.genome import Genome
-from genomes.sites import Sites
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""The rules of the schedule transformations, by message, and the loops they leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from genomes.errors import IllegalTransformation
+from genomes.gene import Gene
+from genomes.genome import replay
+from genomes.nest import ConvShape, Schedule
+
+SHAPE = ConvShape(1, 16, 32, (8, 8), (3, 3), padding=(1, 1, 1, 1))
+
+
+def split(loop: str, factor: int) -> Gene:
+    return Gene.of("split", loop=loop, factor=factor)
+
+
+def on(op: str, loop: str) -> Gene:
+    return Gene.of(op, loop=loop)
+
+
+def order(*names: str) -> Gene:
+    return Gene.of("interchange", order=names)
+
+
+INNER_CO = (split("co", 16), order("ho", "wo", "ci", "kh", "kw", "co.1"))
+ILLEGAL = {
+    "no such loop": ([split("k", 2)], "there is no loop k; the loops are n, co, ho"),
+    "split does not divide": ([split("co", 5)], "5 does not divide the extent 32"),
+    "split by all": ([split("co", 32)], "32 is not below the extent 32"),
+    "split a marked loop": ([on("unroll", "kw"), split("kw", 2)], "already marked unroll"),
+    "split the write-back loop": (
+        [on("cache_write", "wo"), split("wo", 2)],
+        "loop wo holds the stage cache_write",
+    ),
+    "stale loop": ([split("co", 4), split("co", 2)], "there is no loop co;"),
+    "tile three": (
+        [Gene.of("tile", loops=("co", "ho", "wo"), rows=2, columns=2)],
+        "tile takes two loops",
+    ),
+    "tile strangers": (
+        [Gene.of("tile", loops=("co", "wo"), rows=2, columns=2)],
+        "co and wo are not neighbours",
+    ),
+    "same order": ([order("co", "ho")], "in this order already"),
+    "twice the same loop": ([order("co", "co")], "two or more different loops"),
+    "fuse strangers": ([Gene.of("fuse", loops=("co", "wo"))], "not neighbours in this order"),
+    "fuse backwards": ([Gene.of("fuse", loops=("ho", "co"))], "not neighbours in this order"),
+    "fuse kinds": ([Gene.of("fuse", loops=("wo", "ci"))], "cannot be fused with a spatial one"),
+    "unroll too much": ([on("unroll", "ci"), on("unroll", "wo"), on("unroll", "ho")], "at most"),
+    "vectorize outside": ([on("vectorize", "wo")], "wo is not the innermost loop"),
+    "vectorize a reduction": ([on("vectorize", "kw")], "kw is a reduction loop"),
+    "vectorize too long": (
+        [order("ci", "kh", "kw", "n"), on("vectorize", "n")],
+        "n has 1 iterations",
+    ),
+    "parallel inside": ([on("parallel", "co")], "co is not the outermost loop"),
+    "parallel reduction": ([order("ci", "n"), on("parallel", "ci")], "ci is a reduction loop"),
+    "parallel twice": ([on("parallel", "n"), on("parallel", "n")], "already marked parallel"),
+    "write back in a reduction": (
+        [on("cache_write", "kh")],
+        "the reduction loop ci, kh surrounds the cache_write",
+    ),
+    "write back twice": (
+        [on("cache_write", "ho"), on("cache_write", "wo")],
+        "has a cache_write stage already",
+    ),
+    "write back outside no reduction": (
+        [order("ci", "kh", "kw", "n", "co", "ho", "wo"), on("cache_write", "n")],
+        "surrounds the cache_write",
+    ),
+    "initialise in a reduction": (
+        [on("decompose_reduction", "kh")],
+        "the reduction loop ci surrounds the decompose",
+    ),
+    "stage at a vector": (
+        [*INNER_CO, on("vectorize", "co.1"), Gene.of("prefetch", operand="input", loop="co.1")],
+        "holds no stage",
+    ),
+    "stage inside unrolled": (
+        [on("unroll", "kh"), Gene.of("prefetch", operand="input", loop="kw")],
+        "inside the marked loop kh",
+    ),
+    "reorder around a stage": (
+        [on("decompose_reduction", "ci"), order("kh", "wo")],
+        "surrounds the decompose",
+    ),
+    "pack lanes": (
+        [Gene.of("pack", operand="weight", lanes=5)],
+        "5 lanes do not divide 32 output channels",
+    ),
+    "pack twice": ([Gene.of("pack", operand="weight", lanes=8)] * 2, "packed already"),
+    "pack no accumulator": (
+        [Gene.of("pack", operand="accumulator", lanes=8)],
+        "cache_write comes first",
+    ),
+    "bind a reduction": (
+        [Gene.of("bind", loop="ci", axis="threadIdx.x")],
+        "ci is a reduction loop",
+    ),
+    "bind one axis twice": (
+        [Gene.of("bind", loop=name, axis="threadIdx.x") for name in ("ho", "wo")],
+        "threadIdx.x is bound to ho already",
+    ),
+    "fetch without blocks": (
+        [Gene.of("shared_read", operand="input", loop="ci")],
+        "bind comes before shared_read",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ILLEGAL)
+def test_illegal(case: str) -> None:
+    genes, message = ILLEGAL[case]
+    with pytest.raises(IllegalTransformation, match=message):
+        replay(SHAPE, tuple(genes))
+
+
+def test_too_many_threads() -> None:
+    shape = replace(SHAPE, out_channels=2048)
+    genes = (
+        Gene.of("bind", loop="co", axis="threadIdx.x"),
+        Gene.of("bind", loop="n", axis="blockIdx.x"),
+    )
+    with pytest.raises(IllegalTransformation, match="2048 threads in a block; at most 1024"):
+        replay(shape, genes)
+
+
+def test_compute_at_needs_padding() -> None:
+    with pytest.raises(IllegalTransformation, match="nothing is computed before it"):
+        replay(replace(SHAPE, padding=(0, 0, 0, 0)), (on("compute_at", "ho"),))
+
+
+def scheduled(*genes: Gene) -> Schedule:
+    return replay(SHAPE, genes).statements[0].scheduled(SHAPE.batch)
+
+
+def test_hand_schedule_is_legal() -> None:
+    schedule = scheduled(
+        split("co", 16),
+        split("wo", 4),
+        order("co.0", "ho", "wo.0", "ci", "kh", "kw", "wo.1", "co.1"),
+        Gene.of("fuse", loops=("n", "co.0", "ho")),
+        Gene.of("pack", operand="weight", lanes=16),
+        on("cache_write", "wo.0"),
+        Gene.of("pack", operand="accumulator", lanes=16),
+        on("decompose_reduction", "ci"),
+        on("unroll", "wo.1"),
+        on("unroll", "kw"),
+        on("vectorize", "co.1"),
+        on("parallel", "n+co.0+ho"),
+    )
+    names = ["n+co.0+ho", "wo.0", "ci", "kh", "kw", "wo.1", "co.1"]
+    assert [loop.name for loop in schedule.loops] == names
+    assert [loop.extent for loop in schedule.loops] == [16, 2, 16, 3, 3, 4, 16]
+    assert schedule.anchor("cache_write") == "wo.0"
+    assert schedule.lanes("weight") == 16
+    assert [loop.mark for loop in schedule.loops if loop.mark] == [
+        "parallel",
+        "unroll",
+        "unroll",
+        "vectorize",
+    ]
+
+
+def test_tile_is_two_splits_and_an_interchange() -> None:
+    tiled = scheduled(Gene.of("tile", loops=("ho", "wo"), rows=2, columns=4))
+    by_hand = scheduled(split("ho", 2), split("wo", 4), order("ho.0", "wo.0", "ho.1", "wo.1"))
+    assert tiled.loops == by_hand.loops
+
+
+def test_program_genes_keep_the_iterations() -> None:
+    nest = replay(SHAPE, (split("co", 8), Gene.of("fuse", loops=("kh", "kw"))))
+    assert nest.structure_key == replay(SHAPE, ()).structure_key
+    assert nest.key != replay(SHAPE, ()).key
+    assert nest.unscheduled() == replay(SHAPE, ())
