@@ -23,7 +23,13 @@ HOLD_OUT = 5
 
 
 class DataError(LoopGeneError):
-    """A data set given by the user cannot be found, read or used with the network."""
+    """A data set given by the user cannot be found, read or used with the network.
+
+    The message is one printable line, though it may quote paths, keys and other libraries.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(char if char.isprintable() else " " for char in message))
 
 
 @dataclass(frozen=True)

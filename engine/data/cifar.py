@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -37,7 +38,8 @@ JPEG_KEYS = frozenset(
 )
 PIXEL_KEYS = frozenset({"train_x", "train_y", "test_x", "test_y"})
 
-# What NumPy and zipfile raise on a damaged or hostile archive; RuntimeError: encrypted members.
+# What NumPy and zipfile raise on a damaged or hostile archive.  RuntimeError: encrypted members;
+# SyntaxError and TokenError: array headers, which NumPy parses as Python literals.
 _NPZ_ERRORS = (
     OSError,
     ValueError,
@@ -45,6 +47,9 @@ _NPZ_ERRORS = (
     KeyError,
     RuntimeError,
     MemoryError,
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -210,6 +215,6 @@ def _require(condition: bool, path: Path, key: str, expected: str) -> None:
 def _damaged(path: Path, error: BaseException) -> DataError:
     return DataError(
         f"{path}: cannot be read as a NumPy archive ({type(error).__name__}: "
-        f"{' '.join(str(error).split())}); the file is damaged or of another format, "
+        f"{error}); the file is damaged or of another format, "
         "copy it again"
     )

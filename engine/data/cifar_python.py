@@ -147,8 +147,7 @@ def _read_batch(where: str, content: bytes) -> tuple[Tensor, Tensor]:
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
     # A malformed pickle can raise nearly anything; nothing of it has run.
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{where} is not a batch of CIFAR-10 ({reason}); {_ADVICE}") from error
+        raise DataError(f"{where} is not a batch of CIFAR-10 ({error}); {_ADVICE}") from error
     entries = (
         {_text(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
     )

@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.data.base import DataError, ImageData, ImageSplit, Normalisation, fit, held_out
+from engine.data.base import (
+    DataError,
+    ImageData,
+    ImageSplit,
+    Normalisation,
+    fit,
+    held_out,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TEST_FOLDERS = ("test", "val")

@@ -114,7 +114,7 @@ def _lookup(spec: str, module: ModuleType, attribute: str) -> Callable[..., obje
         )
     if not callable(found):
         raise ModelError(
-            f"model {spec!r}: {attribute!r} is a {type(found).__name__}, which cannot be called; "
+            f"model {spec!r}: {attribute!r} of type {type(found).__name__} cannot be called; "
             "name a function or class that builds the network"
         )
     return found
@@ -131,8 +131,8 @@ def _build(spec: str, factory: Callable[..., object], kwargs: dict[str, Any]) ->
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
-            f"model {spec!r}: the factory returned a {type(network).__name__}, "
-            "not a torch.nn.Module"
+            f"model {spec!r}: the factory returned an object of type "
+            f"{type(network).__name__}, not a torch.nn.Module"
         )
     return network
 

@@ -1,0 +1,45 @@
+# Everything the project needs is set up by these targets; see README.md.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test lint format ui clean bench-overhead bench-capacity bench-e2e
+
+run: $(READY)  ## Search for a faster network with the embedded default experiment
+	$(BIN)/loopgene run experiments/quickstart.yaml
+
+test: lint  ## Lint, type-check, check the import direction, and run the default tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)  ## Static checks only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(READY)  ## Browse the tracked searches at http://127.0.0.1:5000
+	$(BIN)/loopgene ui
+
+bench-overhead: $(READY)  ## The engine's own cost per candidate
+	$(BIN)/python -m engine.bench.overhead
+
+bench-capacity: $(READY)  ## Capacity checks of 1,000 ResNet-34 candidates
+	$(BIN)/python -m engine.bench.capacity
+
+bench-e2e: $(READY)  ## Whole networks against the other compilers
+	$(BIN)/python -m engine.bench.e2e
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:  ## Remove the virtual environment and caches, keep the runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
