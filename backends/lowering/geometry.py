@@ -1,0 +1,157 @@
+"""What a statement reads and how its kernel stores it: integers only, no TVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
+from genomes.nest import Loop, LoopNest, Schedule, Statement
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One weight argument of a kernel.
+
+    Attributes:
+        weight: Number of the weight tensor in the nest.
+        lanes: Output channels stored innermost; 0 for the plain layout.
+        shape: (kept_co, count, kh, kw), or (kept_co / lanes, count, kh, kw, lanes).
+    """
+
+    weight: int
+    lanes: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The rows (or columns) of the input that a statement reads.
+
+    Computed row y reads, with its tap k, row `y*step + k*dilation` of the span.
+
+    Attributes:
+        first: Position of the span's first row in the input; negative inside the padding.
+        step: Distance between the first taps of neighbouring computed rows.
+        dilation: Distance between taps.
+        span: Rows from the first to the last one read.
+        size: Rows that the input has.
+    """
+
+    first: int
+    step: int
+    dilation: int
+    span: int
+    size: int
+
+    @property
+    def inside(self) -> bool:
+        """Whether no padding is read."""
+        return self.first >= 0 and self.first + self.span <= self.size
+
+    @property
+    def interior(self) -> tuple[int, int]:
+        """[start, stop) of the span that lies in the input."""
+        start = min(max(-self.first, 0), self.span)
+        return start, max(start, min(self.size - self.first, self.span))
+
+
+@dataclass(frozen=True)
+class StatementForm:
+    """How one statement of a nest appears in the kernel.
+
+    Attributes:
+        index: Number of the statement in the nest.
+        statement: The statement.
+        schedule: Its schedule, or the fresh loops.
+        batch: N.
+        spans: Rows and columns of the input that are read.
+        packing: Its weight argument.
+        argument: The number of that argument among the kernel's weights.
+        epilogue: What is done to the result on its way to the output.
+    """
+
+    index: int
+    statement: Statement
+    schedule: Schedule
+    batch: int
+    spans: tuple[Span, Span]
+    packing: Packing
+    argument: int
+    epilogue: Epilogue = NO_EPILOGUE
+
+    @property
+    def pads(self) -> bool:
+        """Whether a padded copy of the input is made."""
+        return not all(span.inside for span in self.spans)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether there is an accumulator, written back, beside the output."""
+        placed = self.schedule.anchor("cache_write") is not None
+        return placed or self.statement.repeats or bool(self.epilogue)
+
+    @property
+    def fresh_loops(self) -> tuple[Loop, ...]:
+        """The loops before any gene: n, co, ho, wo, ci, kh, kw."""
+        return self.statement.with_schedule(None).scheduled(self.batch).loops
+
+    @cached_property
+    def flat(self) -> bool:
+        """Whether rows and columns are one dimension of the computation.
+
+        They are when they are fused: a tile of the fused loop may begin in the middle of a row,
+        so in two dimensions it is no box.
+        """
+        names = ("+".join(g.arguments["loops"]) for g in self.schedule.genes if g.op == "fuse")
+        return any(("ho", "wo") in pairwise(name.split("+")) for name in names)
+
+    @property
+    def accumulator_shape(self) -> tuple[int, ...]:
+        """(N, kept_co, rows, columns), or (N, kept_co, rows * columns)."""
+        s = self.statement
+        sizes = (s.rows * s.columns,) if self.flat else (s.rows, s.columns)
+        return (self.batch, s.kept_co, *sizes)
+
+
+def statement_forms(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tuple[StatementForm, ...]:
+    """The statements of a nest as they appear in its kernel."""
+    batch = nest.shape.batch
+    packings = kernel_packings(nest)
+    forms = []
+    for index, s in enumerate(nest.statements):
+        schedule = s.scheduled(batch)
+        packing = _packing(s, schedule)
+        argument = packings.index(packing)
+        spans = read_spans(nest, s)
+        forms.append(StatementForm(index, s, schedule, batch, spans, packing, argument, epilogue))
+    return tuple(forms)
+
+
+def kernel_packings(nest: LoopNest) -> tuple[Packing, ...]:
+    """The weight arguments of a nest's kernel: tied statements share one if packed alike."""
+    batch = nest.shape.batch
+    return tuple(dict.fromkeys(_packing(s, s.scheduled(batch)) for s in nest.statements))
+
+
+def read_spans(nest: LoopNest, s: Statement) -> tuple[Span, Span]:
+    """Rows and columns of the input that a statement reads."""
+    shape = nest.shape
+    top, _, left, _ = shape.padding
+    boxes = ((s.ho, s.kh, s.repeat_ho, s.rows, top), (s.wo, s.kw, s.repeat_wo, s.columns, left))
+    spans = []
+    for axis, (box, taps, repeat, computed, before) in enumerate(boxes):
+        stride, dilation = shape.stride[axis], shape.dilation[axis]
+        first = box.start * stride + taps.start * dilation - before
+        span = (computed - 1) * repeat * stride + (taps.extent - 1) * dilation + 1
+        spans.append(Span(first, repeat * stride, dilation, span, shape.in_size[axis]))
+    return spans[0], spans[1]
+
+
+def _packing(s: Statement, schedule: Schedule) -> Packing:
+    lanes = schedule.lanes("weight")
+    shape: tuple[int, ...] = s.weight_shape
+    if lanes:
+        shape = (s.kept_co // lanes, *s.weight_shape[1:], lanes)
+    return Packing(s.weight, lanes, shape)

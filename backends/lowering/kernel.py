@@ -1,0 +1,115 @@
+"""Kernels: a scheduled loop nest as a compiled function and the packing of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import s_tir
+from tvm.target import Target
+
+from backends.lowering.compute import nest_function
+from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
+from backends.lowering.errors import LoweringError
+from backends.lowering.geometry import Packing, kernel_packings, statement_forms
+from backends.lowering.pipeline import build
+from backends.lowering.schedule import TVM_REFUSALS, Replay, first_line
+from genomes.nest import LoopNest
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """The machine code of one site.
+
+    Attributes:
+        module: TVM's module; `main(input, *packed, output)` computes the site.
+        input_shape: (N, C_in, H, W).
+        output_shape: (N, C_out, H_out, W_out).
+        packings: The weight arguments.
+        has_bias: Whether the last packed argument is the bias, (C_out,).
+    """
+
+    module: tvm.runtime.Module
+    input_shape: tuple[int, int, int, int]
+    output_shape: tuple[int, int, int, int]
+    packings: tuple[Packing, ...]
+    has_bias: bool
+
+    def pack(self, weights: Sequence[np.ndarray], bias: np.ndarray | None) -> list[np.ndarray]:
+        """The arguments between input and output, laid out as the kernel reads them.
+
+        Args:
+            weights: One array (kept_co, channels per group, taps_h, taps_w) for each distinct
+                weight of the nest, as in `LoopNest.weights`.
+            bias: (C_out,), if the site has one.
+
+        Raises:
+            ValueError: A bias is given to a site without one, or missing.
+        """
+        return _arguments(self.packings, self.has_bias, weights, bias)
+
+
+def build_kernel(nest: LoopNest, target: dict[str, Any]) -> CompiledKernel:
+    """Lower and compile a nest; statements without a schedule run as the fresh loops.
+
+    Args:
+        nest: A scheduled loop nest.
+        target: TVM's description of the CPU, e.g. {"kind": "llvm", "mcpu": "znver4"}.
+
+    Raises:
+        LoweringError: TVM refuses a gene, or cannot build the scheduled kernel.
+    """
+    mod = lower(nest)
+    try:
+        module = build(mod, Target(target))
+    except (*TVM_REFUSALS, tvm.error.InternalError) as error:
+        genes = "; ".join(str(g) for s in nest.statements for g in s.schedule_genes)
+        raise LoweringError(f"TVM cannot build [{genes}]: {first_line(error)}") from error
+    shape = nest.shape
+    return CompiledKernel(
+        module, shape.input_shape, shape.output_shape, kernel_packings(nest), shape.bias
+    )
+
+
+def lower(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tvm.IRModule:
+    """The scheduled kernel of a nest, as TIR with the entry `main`.
+
+    Raises:
+        LoweringError: TVM refuses a gene.
+    """
+    sch = s_tir.Schedule(nest_function(nest, epilogue), error_render_level="fast")
+    for form in statement_forms(nest, epilogue):
+        Replay(sch, form).run()
+    return sch.mod
+
+
+def pack(
+    nest: LoopNest, weights: Sequence[np.ndarray], bias: np.ndarray | None
+) -> list[np.ndarray]:
+    """`CompiledKernel.pack` for a nest whose kernel is not built on its own."""
+    return _arguments(kernel_packings(nest), nest.shape.bias, weights, bias)
+
+
+def _arguments(
+    packings: Sequence[Packing],
+    has_bias: bool,
+    weights: Sequence[np.ndarray],
+    bias: np.ndarray | None,
+) -> list[np.ndarray]:
+    if (bias is not None) != has_bias:
+        raise ValueError("the bias must be given exactly when the site has one")
+    packed = [_packed(weights[p.weight], p) for p in packings]
+    if bias is not None:
+        packed.append(np.ascontiguousarray(bias, dtype=np.float32))
+    return packed
+
+
+def _packed(weight: np.ndarray, packing: Packing) -> np.ndarray:
+    weight = np.asarray(weight, dtype=np.float32)
+    if packing.lanes:
+        blocks, *rest, lanes = packing.shape
+        weight = weight.reshape(blocks, lanes, *rest).transpose(0, 2, 3, 4, 1)
+    return np.ascontiguousarray(weight)

@@ -1,0 +1,154 @@
+"""Compile whole networks through Relax, with the site kernels that the search measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from backends.lowering.epilogue import Epilogue
+from backends.network.capture import capture
+from backends.network.fusion import SITE_OP, CapturedNetwork
+from backends.network.rest import SCHEDULED, schedule_rest
+from genomes.nest import LoopNest
+
+ScheduleOf = Callable[[LoopNest], LoopNest]
+
+
+class CompiledNetwork:
+    """A network as one Relax VM executable: (N, C, H, W) float32 -> the network's output.
+
+    Attributes:
+        executable: The Relax executable, for `export_library`.
+        input_shape: (N, C, H, W).
+    """
+
+    def __init__(self, executable: Any, input_shape: Sequence[int]) -> None:
+        import tvm
+        from tvm import relax
+
+        self.executable = executable
+        self.input_shape = tuple(input_shape)
+        self._device = tvm.cpu()
+        self._vm = relax.VirtualMachine(executable, self._device)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The network's output for `x` of shape `input_shape`."""
+        import tvm
+
+        result = self._vm["main"](tvm.runtime.tensor(np.ascontiguousarray(x), self._device))
+        return result.numpy()
+
+    def runner(self, x: np.ndarray) -> Callable[[], None]:
+        """A function that runs the network once on `x`, already on the device."""
+        import tvm
+
+        data = tvm.runtime.tensor(np.ascontiguousarray(x), self._device)
+        main = self._vm["main"]
+
+        def run() -> None:
+            main(data)
+
+        return run
+
+    def time_s(self, x: np.ndarray, repeats: int = 10, min_repeat_ms: float = 50.0) -> list[float]:
+        """Seconds per call, end to end, transfers excluded; one entry for each repeat."""
+        import tvm
+
+        data = tvm.runtime.tensor(np.ascontiguousarray(x), self._device)
+        evaluator = self._vm.time_evaluator(
+            "main", self._device, number=1, repeat=repeats, min_repeat_ms=int(min_repeat_ms)
+        )
+        return [float(t) for t in evaluator(data).results]
+
+    def median_s(self, x: np.ndarray) -> float:
+        """Median of `time_s`."""
+        return statistics.median(self.time_s(x))
+
+    def export_library(self, path: Path) -> None:
+        """Write a shared library that `tvm.runtime.load_module` and the Relax VM load."""
+        self.executable.export_library(str(path))
+
+
+def compile_network(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    target: dict[str, Any],
+    schedule: ScheduleOf,
+    lanes: int = 8,
+) -> CompiledNetwork:
+    """Compile a network for the CPU.
+
+    Args:
+        model: Original or transformed network in float32; it is not changed and is compiled as
+            in `eval()`.
+        input_shape: (N, C, H, W).
+        target: A TVM target, `{"kind": "llvm", ...}`.
+        schedule: Gives an unscheduled nest its schedule.
+        lanes: float32 lanes of a vector register, for what is no site.
+
+    Raises:
+        ModelError: `torch.export` cannot trace the network.
+        LoweringError: A schedule is refused by TVM.
+    """
+    import tvm
+    from tvm import relax
+
+    from backends.lowering.pipeline import registered
+
+    captured = capture(model, input_shape)
+    mod = _import(captured, schedule)
+    tvm_target = tvm.target.Target(target)
+    with tvm_target:
+        mod = tvm.transform.Sequential(
+            [
+                relax.transform.DecomposeOpsForInference(),
+                relax.transform.CanonicalizeBindings(),
+                relax.transform.LegalizeOps(),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FoldConstant(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(mod)
+        executable = tvm.compile(schedule_rest(mod, lanes), tvm_target, tir_pipeline=registered())
+    return CompiledNetwork(executable, input_shape)
+
+
+def _import(captured: CapturedNetwork, schedule: ScheduleOf) -> Any:
+    """The Relax module of a captured network, one PrimFunc for each distinct kernel."""
+    from tvm import relax
+    from tvm.relax.frontend.torch import from_exported_program
+
+    from backends.lowering.kernel import lower, pack
+
+    functions: dict[tuple[str, Epilogue], Any] = {}
+
+    def convert(node: Any, importer: Any) -> Any:
+        x, residual, number, _, activation = node.args
+        kernel = captured.kernels[number]
+        builder = importer.block_builder
+        nest = kernel.compiled(schedule(kernel.measured))
+        epilogue = Epilogue(residual is not None, activation)
+        key = (nest.key, epilogue)
+        if key not in functions:
+            function = lower(nest, epilogue)["main"].without_attr("global_symbol")
+            name = f"site_{len(functions)}"
+            functions[key] = builder.add_func(function.with_attr(SCHEDULED, 1), name)
+        inputs = [importer.env[n] for n in (x, residual) if n is not None]
+        constants = [relax.const(a) for a in pack(nest, kernel.weights, kernel.bias)]
+        out_type = relax.TensorType(nest.shape.output_shape, "float32")
+        call = relax.call_tir(functions[key], [*inputs, *constants], out_type)
+        return builder.emit(call)
+
+    return from_exported_program(
+        captured.program,
+        keep_params_as_input=False,
+        unwrap_unit_return_tuple=True,
+        custom_convert_map={SITE_OP: convert},
+    )

@@ -1,0 +1,76 @@
+"""Capture a network for compilation: its convolutions as kernels, the rest as a torch graph.
+
+Every site becomes a call of the opaque operator `loopgene::site`, so that `torch.export` traces
+the rest of the network and each convolution is compiled from the very loop nest that the search
+measured.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from backends.network.fusion import CapturedNetwork, SiteKernel, fuse_followers
+from genomes.errors import ModelError
+from genomes.modules import SiteConv2d
+from genomes.nest import LoopNest
+from genomes.sites import find_sites, replace_module
+
+
+class _SiteCall(nn.Module):
+    """Stands for a site while the network is traced."""
+
+    def __init__(self, number: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.number = number
+        self.shape = list(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.loopgene.site(x, None, self.number, self.shape, "")
+
+
+def capture(model: nn.Module, input_shape: Sequence[int]) -> CapturedNetwork:
+    """Trace `model` with its sites as opaque kernels.
+
+    Args:
+        model: The original network or a transformed one; it is not changed. Plain convolutions
+            that are sites and `SiteConv2d` modules become kernels.
+        input_shape: (N, C, H, W).
+
+    Raises:
+        ModelError: The network cannot be traced by `torch.export`.
+    """
+    network = copy.deepcopy(model).eval()
+    kernels: list[SiteKernel] = []
+    modules: dict[str, SiteConv2d] = {
+        name: module for name, module in network.named_modules() if isinstance(module, SiteConv2d)
+    }
+    for found in find_sites(network, input_shape).sites:
+        conv = network.get_submodule(found.name)
+        assert isinstance(conv, nn.Conv2d)
+        modules[found.name] = SiteConv2d.from_conv(conv, LoopNest.fresh(found.shape))
+    for name, module in modules.items():
+        call = _SiteCall(len(kernels), module.nest.shape.output_shape)
+        replace_module(network, network.get_submodule(name), call)
+        weights = [w.detach().cpu().numpy().copy() for w in module.weights]
+        bias = None if module.bias is None else module.bias.detach().cpu().numpy().copy()
+        kernels.append(SiteKernel(name, module.nest, weights, bias))
+    program = _export(network, input_shape)
+    captured = CapturedNetwork(program, kernels)
+    fuse_followers(captured)
+    return captured
+
+
+def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, (torch.zeros(*input_shape),))
+    except Exception as error:  # torch.export raises a large family of unrelated types
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"torch.export cannot trace the network: {type(error).__name__}: {line}; "
+            "remove data-dependent control flow from its forward"
+        ) from error

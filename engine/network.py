@@ -1,0 +1,179 @@
+"""Whole networks on the device: compiled, checked against PyTorch, timed side by side.
+
+Everything runs in one worker process, so that a network that crashes or hangs costs its own
+result only; the variants are timed in turns, so that drift of the machine meets all alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backends.base import NetworkTarget
+from engine.config import ExperimentConfig, ModelConfig
+from genomes.errors import LoopGeneError
+from genomes.gene import Gene
+from genomes.genome import Genome
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from backends.network import CompiledNetwork
+
+ROUND_S = 0.02
+"""Each network runs for at least so long in every round."""
+
+
+class NetworkError(LoopGeneError):
+    """A whole network cannot be compiled or measured."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network to measure.
+
+    Attributes:
+        genome: Its transformations; `Genome()` for the original.
+        schedules: Schedule genes by the structure key of a nest; a nest that is not there gets
+            the backend's default schedule.
+    """
+
+    genome: Genome
+    schedules: Mapping[str, tuple[Gene, ...]]
+
+
+@dataclass(frozen=True)
+class NetworkTimes:
+    """End-to-end times of one network, transfers excluded.
+
+    Attributes:
+        times_s: Seconds per call, one entry for each round.
+        error: Largest deviation from PyTorch, relative to the largest output.
+    """
+
+    times_s: tuple[float, ...]
+    error: float
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.times_s)
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The network of a config: seeded random weights, or those of `config.weights`.
+
+    Raises:
+        ModelError: It cannot be imported or built, or the weights do not fit.
+    """
+    import torch
+
+    from engine.models import load_model
+    from genomes.errors import ModelError
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = load_model(config.spec, **config.kwargs)
+    if config.weights is not None:
+        try:
+            state = torch.load(config.weights, weights_only=True, map_location="cpu")
+            model.load_state_dict(state)
+        except Exception as error:  # torch.load raises unrelated types on a bad file
+            line = (str(error).strip().splitlines() or [""])[0]
+            raise ModelError(
+                f"the weights {config.weights} do not fit the network {config.spec}: {line}; "
+                "save them with torch.save(model.state_dict(), ...)"
+            ) from error
+    return model
+
+
+def schedule_of(target: NetworkTarget, schedules: Mapping[str, tuple[Gene, ...]]) -> Any:
+    """A function that gives a nest its schedule: the one in `schedules`, or the default."""
+    from backends.lowering import default_schedule
+    from genomes.nest import LoopNest
+    from genomes.transformations import apply
+
+    def schedule(nest: LoopNest) -> LoopNest:
+        genes = schedules.get(nest.structure_key)
+        if genes is None:
+            return default_schedule(nest, target.features)
+        for gene in genes:
+            nest = apply(nest, gene)
+        return nest
+
+    return schedule
+
+
+def compile_variant(
+    model: nn.Module, config: ExperimentConfig, variant: Variant, target: NetworkTarget
+) -> tuple[nn.Module, CompiledNetwork]:
+    """The transformed torch network, in eval mode, and the compiled one."""
+    from backends.network import compile_network
+    from genomes.sites import find_sites, transform
+
+    shape = config.model.input_shape
+    network = transform(model, find_sites(model, shape), variant.genome).eval()
+    compiled = compile_network(
+        network,
+        shape,
+        dict(target.target),
+        schedule_of(target, variant.schedules),
+        target.features.lanes,
+    )
+    return network, compiled
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time functions in turns.
+
+    Returns:
+        For each function, seconds per call, one entry for each round.
+    """
+    counts: dict[str, int] = {}
+    for name, run in runs.items():
+        run()
+        start = time.perf_counter()
+        run()
+        once = max(time.perf_counter() - start, 1e-7)
+        counts[name] = max(1, round(ROUND_S / once))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            # One call outside the clock: the other networks have just emptied the caches.
+            run()
+            start = time.perf_counter()
+            for _ in range(counts[name]):
+                run()
+            times[name].append((time.perf_counter() - start) / counts[name])
+    return times
+
+
+def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
+    """Largest absolute deviation, relative to the largest expected magnitude."""
+    scale = float(np.abs(expected).max()) or 1.0
+    return float(np.abs(result - expected).max()) / scale
+
+
+def network_job(payload: Mapping[str, Any], enter: Callable[[str], None]) -> dict[str, Any]:
+    """Worker side of `measure_networks`."""
+    import torch
+
+    torch.set_num_threads(1)
+    config: ExperimentConfig = payload["config"]
+    target: NetworkTarget = payload["target"]
+    model = build_model(config.model)
+    x = np.random.default_rng(0).standard_normal(config.model.input_shape).astype(np.float32)
+    runs, errors = {}, {}
+    for name, variant in payload["variants"].items():
+        network, compiled = compile_variant(model, config, variant, target)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(x)).numpy()
+        errors[name] = relative_error(compiled(x), expected)
+        runs[name] = compiled.runner(x)
+    enter("run")
+    times = interleaved(runs, payload["rounds"])
+    return {name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs}

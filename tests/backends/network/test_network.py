@@ -1,0 +1,174 @@
+"""Compiled networks compute what PyTorch computes, with BatchNorm and epilogues fused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from backends.network import compile_network
+from backends.network.capture import capture
+from backends.network.fusion import CapturedNetwork
+from genomes.errors import ModelError
+from genomes.gene import Gene
+from genomes.genome import Genome
+from genomes.nest import LoopNest
+from genomes.sites import find_sites, transform
+
+TARGET = {"kind": "llvm", "num-cores": 2}
+SHAPE = (1, 3, 8, 8)
+
+
+def unscheduled(nest: LoopNest) -> LoopNest:
+    return nest
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """A BatchNorm as after training: every channel has its own statistics."""
+    norm = nn.BatchNorm2d(channels)
+    generator = torch.Generator().manual_seed(channels)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        tensor.copy_(torch.randn(channels, generator=generator))
+    norm.running_var.copy_(0.5 + torch.rand(channels, generator=generator))
+    return norm
+
+
+class Block(nn.Module):
+    """Residual blocks with every kind of follower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.stem_norm = batch_norm(8)
+        self.first = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.first_norm = batch_norm(8)
+        self.second = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.second_norm = batch_norm(16)
+        self.shortcut = nn.Conv2d(8, 16, 1, stride=2)
+        self.twice = nn.Conv2d(16, 16, 1)
+        self.twice_norm = batch_norm(16)
+        self.classifier = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu6(self.stem_norm(self.stem(x)))
+        y = functional.silu(self.first_norm(self.first(x)))
+        y = self.second_norm(self.second(y))
+        y += self.shortcut(x)
+        y = torch.relu_(y)
+        y = self.twice_norm(self.twice(y)) + self.twice(y)
+        y = functional.max_pool2d(y, 2) + functional.avg_pool2d(y, 2)
+        return self.classifier(y.mean((2, 3)))
+
+
+GENES = {
+    "stem": (Gene.of("bottleneck", loop="co", factor=2),),
+    "first": (Gene.of("group", over="co", groups=4, layout="interleaved"),),
+    "second": (
+        Gene.of("split_domain", loop="co", parts=2),
+        Gene.of("bottleneck", 1, loop="ho", factor=2),
+    ),
+    "twice": (Gene.of("bottleneck", loop="wo", factor=2),),
+}
+
+
+def site_calls(captured: CapturedNetwork) -> list[tuple[str, bool, str]]:
+    """(site, whether it adds a residual, activation) of every call, in order."""
+    nodes = captured.program.graph.nodes
+    calls = [n.args for n in nodes if n.target is torch.ops.loopgene.site.default]
+    return [(captured.kernels[a[2]].name, a[1] is not None, a[4]) for a in calls]
+
+
+def check(model: nn.Module, shape: tuple[int, ...] = SHAPE) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    compiled = compile_network(model, shape, TARGET, unscheduled, lanes=4)
+    with torch.no_grad():
+        expected = model.eval()(x).numpy()
+    np.testing.assert_allclose(compiled(x.numpy()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("genes", [{}, GENES], ids=["original", "transformed"])
+def test_network_agrees_with_torch(genes: dict[str, tuple[Gene, ...]]) -> None:
+    torch.manual_seed(0)
+    model = Block().eval()
+    check(transform(model, find_sites(model, SHAPE), Genome.of(genes)))
+
+
+def test_followers_are_fused() -> None:
+    captured = capture(Block(), SHAPE)
+    assert site_calls(captured) == [
+        ("stem", False, "relu6"),
+        ("first", False, "silu"),
+        ("second", False, ""),
+        ("shortcut", True, "relu"),
+        ("twice", False, ""),
+        ("twice", True, ""),
+    ]
+
+
+def test_batch_norm_of_repeated_channels_stays_where_scales_differ() -> None:
+    model = Block().eval()
+    genome = Genome.of({"stem": GENES["stem"]})
+    captured = capture(transform(model, find_sites(model, SHAPE), genome), SHAPE)
+    norms = [n for n in captured.program.graph.nodes if "batch_norm" in str(n.target)]
+    assert len(norms) == 2  # after `stem`, and after `twice`, which is called twice
+
+
+def test_capture_leaves_the_model_alone() -> None:
+    model = Block().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    capture(model, SHAPE)
+    assert model.training
+    assert isinstance(model.stem, nn.Conv2d)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_convolutions_that_are_no_sites_are_compiled_too() -> None:
+    class Sizes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.conv(x)[:, :, ::2])
+
+    check(Sizes())
+
+
+def test_data_dependent_control_flow_is_one_clear_error() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) if x.sum() > 0 else x
+
+    with pytest.raises(
+        ModelError, match=r"torch\.export cannot trace the network: .*control flow"
+    ):
+        capture(Branch(), SHAPE)
+
+
+def test_exported_library_runs_with_tvm_alone(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    compiled = compile_network(model, SHAPE, TARGET, unscheduled)
+    compiled.export_library(tmp_path / "network.so")
+    x = torch.randn(SHAPE)
+    np.save(tmp_path / "x.npy", x.numpy())
+    script = (
+        "import numpy as np, tvm; from tvm import relax; "
+        "library = tvm.runtime.load_module('network.so'); "
+        "main = relax.VirtualMachine(library, tvm.cpu())['main']; "
+        "np.save('y.npy', main(tvm.runtime.tensor(np.load('x.npy'))).numpy())"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-5)
