@@ -127,10 +127,31 @@ class MeasureOptions:
     atol: float = 1e-5
 
 
+@dataclass(frozen=True)
+class NetworkTarget:
+    """What a backend says for whole networks to be compiled and run by a worker process.
+
+    Attributes:
+        target: The TVM target, as `tvm.target.Target` takes it.
+        features: What the default schedules need to know of the device.
+        environment: Environment variables of the process that runs the network.
+    """
+
+    target: Mapping[str, Any]
+    features: Any
+    environment: Mapping[str, str]
+
+
 class Backend(abc.ABC):
-    """One kind of device.  Implementations are context managers and own their processes."""
+    """One kind of device.  Implementations are context managers and own their processes.
+
+    Attributes:
+        name: The name under which the backend is registered.
+        measure_options: How `measure` times and checks; the store compares them.
+    """
 
     name: str
+    measure_options: MeasureOptions = MeasureOptions()
 
     @property
     @abc.abstractmethod
@@ -170,6 +191,10 @@ class Backend(abc.ABC):
     def measure(self, nests: Sequence[LoopNest]) -> list[Outcome]:
         """The outcomes of `measure_iter`, as a list."""
         return list(self.measure_iter(nests))
+
+    def network_target(self) -> NetworkTarget | None:
+        """How whole networks are compiled for this device; None when they cannot be run."""
+        return None
 
     def close(self) -> None:
         """End the processes that the backend owns."""

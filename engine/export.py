@@ -199,7 +199,7 @@ def _write_library(
     path: Path,
 ) -> float | None:
     """Compile, check and write the library; None when the backend has no whole networks."""
-    from backends import create_backend
+    from backends.registry import create_backend
     from engine.network import network_schedules, relative_error, schedule_of
 
     config = run.config()

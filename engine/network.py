@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import NetworkTarget
+from backends.base import Failed, FailureKind, NetworkTarget
+from backends.workers import (
+    Crashed,
+    Finished,
+    JobResult,
+    Raised,
+    TimedOut,
+    WorkerPool,
+    WorkerSpec,
+)
 from engine.config import ExperimentConfig, ModelConfig
 from genomes.errors import LoopGeneError
 from genomes.gene import Gene
-from genomes.genome import Genome
+from genomes.genome import FORMAT, VERSION, Genome
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,10 +36,15 @@ if TYPE_CHECKING:
 
 ROUND_S = 0.02
 """Each network runs for at least so long in every round."""
+BUILD_LIMIT_S = 300.0
+"""Limit of compiling and checking one network."""
+RUN_LIMIT_S = 600.0
+TOLERANCE = 1e-3
+"""Largest accepted deviation from PyTorch, relative to the largest output."""
 
 
 class NetworkError(LoopGeneError):
-    """A whole network cannot be compiled or measured."""
+    """A whole network cannot be measured, or computes something else than PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +172,9 @@ def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(result - expected).max()) / scale
 
 
-def network_job(payload: Mapping[str, Any], enter: Callable[[str], None]) -> dict[str, Any]:
+def network_job(
+    payload: Mapping[str, Any], enter: Callable[[str], None]
+) -> dict[str, NetworkTimes | Failed]:
     """Worker side of `measure_networks`."""
     import torch
 
@@ -167,13 +183,89 @@ def network_job(payload: Mapping[str, Any], enter: Callable[[str], None]) -> dic
     target: NetworkTarget = payload["target"]
     model = build_model(config.model)
     x = np.random.default_rng(0).standard_normal(config.model.input_shape).astype(np.float32)
+    answers: dict[str, NetworkTimes | Failed] = {}
     runs, errors = {}, {}
     for name, variant in payload["variants"].items():
         network, compiled = compile_variant(model, config, variant, target)
         with torch.no_grad():
             expected = network(torch.from_numpy(x)).numpy()
         errors[name] = relative_error(compiled(x), expected)
-        runs[name] = compiled.runner(x)
+        if errors[name] <= TOLERANCE:
+            runs[name] = compiled.runner(x)
+        else:
+            deviation = f"deviates from PyTorch by {errors[name]:.1e} of the largest output"
+            answers[name] = Failed(FailureKind.WRONG_RESULT, deviation)
     enter("run")
     times = interleaved(runs, payload["rounds"])
-    return {name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs}
+    answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
+    return answers
+
+
+def measure_networks(
+    config: ExperimentConfig,
+    variants: Mapping[str, Variant],
+    target: NetworkTarget,
+    rounds: int = 21,
+) -> dict[str, NetworkTimes | Failed]:
+    """Compile, check and time whole networks, interleaved in one worker process.
+
+    Args:
+        config: Names the network and its input shape.
+        variants: What is measured, by name.
+        target: From the backend.
+        rounds: Timings of each network.
+
+    Returns:
+        One answer for each variant: a network that crashes, hangs or computes something else
+        is `Failed`, and the others are measured without it.
+    """
+    spec = WorkerSpec(
+        function="engine.network:network_job",
+        limits_s={"build": BUILD_LIMIT_S * len(variants), "run": RUN_LIMIT_S},
+        environment=target.environment,
+    )
+    payload = {"config": config, "target": target, "rounds": rounds}
+    with WorkerPool(spec) as pool:
+        result = pool.run({**payload, "variants": dict(variants)})
+        if isinstance(result, Finished):
+            return result.value
+        # One of them is to blame: find out which, and measure the others together.
+        answers: dict[str, NetworkTimes | Failed] = {}
+        for name, variant in variants.items():
+            alone = pool.run({**payload, "variants": {name: variant}, "rounds": 1})
+            answers[name] = _answer(name, alone)
+        good = {n: v for n, v in variants.items() if isinstance(answers[n], NetworkTimes)}
+        if good and len(good) < len(variants):
+            together = pool.run({**payload, "variants": good})
+            answers.update({name: _answer(name, together) for name in good})
+    return answers
+
+
+def _answer(name: str, result: JobResult) -> NetworkTimes | Failed:
+    """What became of one network of a job."""
+    match result:
+        case Finished(value=value):
+            return value[name]
+        case TimedOut(stage=stage, limit_s=limit_s):
+            kind = FailureKind.BUILD_TIMEOUT if stage == "build" else FailureKind.RUN_TIMEOUT
+            return Failed(kind, f"no end of the {stage} after {limit_s:g} s")
+        case Raised(error=error, message=message):
+            return Failed(FailureKind.BUILD_ERROR, f"{error}: {message}")
+        case Crashed(reason=reason, output=output):
+            return Failed(FailureKind.CRASHED, f"{reason}: {(output.splitlines() or [''])[-1]}")
+        case _:
+            return Failed(FailureKind.DEVICE_LOST, "the worker process was lost")
+
+
+def network_schedules(record: Mapping[str, Any]) -> dict[str, tuple[Gene, ...]]:
+    """The schedules in a recorded result, by structure key.
+
+    Raises:
+        GenomeFormatError: They cannot be read.
+    """
+    return {
+        key: Genome.from_json({"format": FORMAT, "version": VERSION, "sites": {key: genes}}).genes(
+            key
+        )
+        for key, genes in record.get("schedules", {}).items()
+    }

@@ -147,6 +147,9 @@ def _select_channels(x: Tensor, a: InputAccess) -> Tensor:
         return x if total == x.shape[1] else x[:, a.start : a.start + total]
     if a.groups == 1:
         return x[:, a.start : a.channel(0, a.count - 1) + 1 : a.stride]
+    if a.stride == a.groups * a.group_stride:
+        span = x[:, a.start : a.start + total * a.group_stride : a.group_stride]
+        return span.unflatten(1, (a.count, a.groups)).transpose(1, 2).flatten(1, 2)
     channels = [a.channel(g, j) for g in range(a.groups) for j in range(a.count)]
     return x[:, torch.tensor(channels, device=x.device)]
 

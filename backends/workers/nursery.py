@@ -140,13 +140,14 @@ class _Nursery:
         return True
 
     def _fork(self, request: int, channel: int, log: int) -> None:
+        nursery = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
             _tell(self._control, "refused", request, error.strerror)
             pid = -1
         if pid == 0:
-            self._become_worker(channel, log)
+            self._become_worker(nursery, channel, log)
         # Both sides set the group, so that neither sees the worker outside of it.
         if pid > 0:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -169,10 +170,11 @@ class _Nursery:
         _, status = os.waitpid(pid, 0)
         _tell(self._control, "exited", pid, os.waitstatus_to_exitcode(status))
 
-    def _become_worker(self, channel: int, log: int) -> NoReturn:
+    def _become_worker(self, nursery: int, channel: int, log: int) -> NoReturn:
         code = 1
         try:
             os.setpgid(0, 0)
+            _die_with(nursery)
             self._control.close()
             for watch in self._workers:
                 os.close(watch)
@@ -195,9 +197,14 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _become_victim(memory_limit_bytes: int | None) -> None:
-    """Die with the nursery, dump no core, and be what the kernel kills when memory runs out."""
+def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended before the request
+        os._exit(1)
+
+
+def _become_victim(memory_limit_bytes: int | None) -> None:
+    """Dump no core, and be what the kernel kills when memory runs out."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_limit_bytes is not None:

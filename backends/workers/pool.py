@@ -164,7 +164,7 @@ class WorkerPool:
         if verb == "finished":
             return Finished(content, stages_s)
         error, message, trace = content
-        return Raised(error, message, trace, stages_s)
+        return Raised(error, message, trace, worker.stage, stages_s)
 
     def _time_out(self, worker: Worker) -> JobResult:
         stages_s = worker.clock(time.monotonic())

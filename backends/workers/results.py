@@ -26,11 +26,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Raised:
-    """The job's function raised an exception of class `error` with `message`."""
+    """The job's function raised an exception of class `error` with `message` in `stage`."""
 
     error: str
     message: str
     traceback: str
+    stage: str
     stages_s: Mapping[str, float]
 
 

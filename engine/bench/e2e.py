@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _target(config: Any, threads: int) -> Any:
-    from backends import create_backend
+    from backends.registry import create_backend
     from engine.network import NetworkError
 
     options = {**config.backend.options, "threads": threads}

@@ -13,6 +13,11 @@ from engine.evaluation import Evaluation, Generation
 class Tracker(abc.ABC):
     """Receives what a search does, in order; one tracker belongs to one run folder."""
 
+    @property
+    def run_id(self) -> str | None:
+        """Where the run is found again: its MLflow run id; None if it is not tracked."""
+        return None
+
     @abc.abstractmethod
     def start(self, run_dir: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """The search starts, or goes on after an interruption.
@@ -20,7 +25,10 @@ class Tracker(abc.ABC):
         Args:
             run_dir: The run's folder; it has `config.yaml`.
             config: The resolved experiment config, plain data.
-            facts: Device, versions, sites, original latency and capacity.
+            facts: What is known before the first generation; the keys that trackers read are
+                `device` ({"name": ...}), `versions` ({"loopgene": ...}), `original`
+                ({"latency_s", "capacity", "macs", "parameters"}) and `sites` (their number, or
+                a list with one entry each).  All may be missing.
         """
 
     @abc.abstractmethod
@@ -33,7 +41,11 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def artifact(self, path: Path) -> None:
-        """Keep a file (plot, report, genome, library) with the run."""
+        """Keep a file (plot, report, genome, library) with the run.
+
+        Args:
+            path: An existing file; one below `artifacts/` of the run folder keeps its subfolder.
+        """
 
     @abc.abstractmethod
     def finish(self, state: str, metrics: Mapping[str, float]) -> None:

@@ -1,0 +1,210 @@
+"""The CPU backend: kernels compiled by TVM, checked against PyTorch, timed on this machine."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from pydantic import Field
+
+from backends import lowering
+from backends.base import (
+    Backend,
+    BackendError,
+    Device,
+    Failed,
+    FailureKind,
+    Measured,
+    NetworkTarget,
+    Outcome,
+)
+from backends.devices import CpuFeatures, cpu_features, cpu_target, describe_cpu, host, target_text
+from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
+from backends.settings import BackendSettings
+from backends.workers import (
+    Crashed,
+    Finished,
+    JobResult,
+    Lost,
+    Raised,
+    TimedOut,
+    WorkerPool,
+    WorkerSpec,
+)
+from genomes.nest import ConvShape, LoopNest
+
+_log = logging.getLogger(__name__)
+
+REFERENCE = LoopNest.fresh(ConvShape(1, 64, 64, (16, 16), (3, 3), padding=(1, 1, 1, 1)))
+"""The kernel that is timed again and again, so that drift of the machine shows."""
+
+_MOST_BUILDERS = 8
+_LEAST_MEMORY_BYTES = 2 << 30
+_MEMORY_SHARE = 0.8
+
+
+class CpuOptions(BackendSettings):
+    """Options of the CPU backend.
+
+    Attributes:
+        threads: Threads that a kernel runs on; the physical cores when not given.
+        mcpu: LLVM's name of the CPU to compile for; this machine's when not given.
+        mattr: Features to add or remove: "+avx2", "-avx512f".
+        builders: Kernels that are built side by side; they are timed one by one.
+        drift_every: The reference kernel is timed before the first and after every so many
+            kernels.
+        jobs_per_worker: A worker process is replaced after so many kernels.
+        memory_limit_gb: Memory that one worker may use; a share of the machine's when not
+            given.
+    """
+
+    threads: int = Field(default_factory=lambda: host().cores, ge=1)
+    mcpu: str | None = None
+    mattr: tuple[str, ...] = ()
+    builders: int = Field(default_factory=lambda: min(host().cores, _MOST_BUILDERS), ge=1, le=64)
+    drift_every: int = Field(default=50, ge=1)
+    jobs_per_worker: int = Field(default=200, ge=1)
+    memory_limit_gb: float | None = Field(default=None, gt=0)
+
+
+class CpuBackend(Backend):
+    """Kernels on this machine's CPU.
+
+    Args:
+        options: All of them have defaults.
+
+    Attributes:
+        drift: (kernels before it, seconds) of each timing of the reference kernel.
+
+    Raises:
+        BackendError: `mcpu` or `mattr` is unknown or cannot run here, or there are more threads
+            than CPUs.
+    """
+
+    name = "cpu"
+    Options = CpuOptions
+
+    def __init__(self, options: CpuOptions | None = None) -> None:
+        self._options = options = options or CpuOptions()
+        self.measure_options = options.measure_options
+        self.drift: list[tuple[int, float]] = []
+        self._jobs = 0
+        if options.threads > host().logical:
+            raise BackendError(
+                f"threads = {options.threads}, but this process may use {host().logical} CPUs."
+            )
+        self._target = cpu_target(options.threads, options.mcpu, options.mattr)
+        self._pool = WorkerPool(self._worker_spec(), size=options.builders)
+        # Workers import TVM while the search is still being set up.
+        self._pool.start()
+
+    @property
+    def target(self) -> str:
+        return target_text(self._target)
+
+    @functools.cached_property
+    def features(self) -> CpuFeatures:
+        """What schedules may use."""
+        return cpu_features(self._target, self._options.threads)
+
+    def describe(self) -> Device:
+        device = describe_cpu(self._target, self._options.threads)
+        return replace(device, facts={**device.facts, "kernels": KERNEL_VERSION})
+
+    def transformations(self) -> frozenset[str]:
+        return lowering.CPU_TRANSFORMATIONS
+
+    def default_schedule(self, nest: LoopNest) -> LoopNest:
+        return lowering.default_schedule(nest, self.features)
+
+    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        return lowering.schedule_candidates(nest, self.features)
+
+    def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
+        reference = self.default_schedule(REFERENCE)
+        queue: list[LoopNest] = []
+        for nest in nests:
+            if self._jobs % self._options.drift_every == 0:
+                queue.append(reference)
+            self._jobs += 1
+            ready = all(s.has_schedule for s in nest.statements)
+            queue.append(nest if ready else self.default_schedule(nest))
+        jobs = [KernelJob(nest, self._target, self.measure_options) for nest in queue]
+        done = self._jobs - len(nests)
+        for nest, result in zip(queue, self._pool.imap(jobs), strict=True):
+            if nest is reference:
+                self._note_drift(done, outcome_of(result))
+            else:
+                done += 1
+                yield outcome_of(result)
+
+    def network_target(self) -> NetworkTarget:
+        return NetworkTarget(self._target, self.features, self._environment())
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _note_drift(self, done: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Measured):
+            self.drift.append((done, outcome.median_s))
+        elif done == 0:
+            raise BackendError(f"The reference kernel cannot be measured: {outcome.message}")
+        else:
+            _log.warning("The reference kernel could not be timed: %s", outcome.message)
+
+    def _worker_spec(self) -> WorkerSpec:
+        options = self._options
+        run_s = options.run_timeout_s
+        limits_s = (options.build_timeout_s, run_s, run_s)
+        return WorkerSpec(
+            function="backends.kernel_job:run",
+            limits_s=dict(zip(STAGES, limits_s, strict=True)),
+            exclusive=EXCLUSIVE,
+            initialise="backends.kernel_job:initialise",
+            arguments=(self._target,),
+            # Other pools of threads would make forks unsafe and timings noisy.
+            environment=self._environment()
+            | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+            jobs_per_worker=options.jobs_per_worker,
+            memory_limit_bytes=self._memory_limit_bytes(),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {"TVM_NUM_THREADS": str(self._options.threads)}
+
+    def _memory_limit_bytes(self) -> int:
+        if self._options.memory_limit_gb is not None:
+            return int(self._options.memory_limit_gb * 2**30)
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return max(_LEAST_MEMORY_BYTES, int(machine * _MEMORY_SHARE / self._options.builders))
+
+
+def outcome_of(result: JobResult) -> Outcome:
+    """What a worker's result says of the candidate."""
+    match result:
+        case Finished(outcome, stages_s):
+            return replace(outcome, stages_s=_plain(stages_s))
+        case Raised(error, message, _, stage, stages_s):
+            kind = FailureKind.BUILD_ERROR if stage == "build" else FailureKind.CRASHED
+            return Failed(kind, _line(f"{error}: {message}"), _plain(stages_s))
+        case TimedOut(stage, limit_s, stages_s):
+            kind = FailureKind.BUILD_TIMEOUT if stage == "build" else FailureKind.RUN_TIMEOUT
+            return Failed(kind, f"killed after {limit_s:g} s in {stage}", _plain(stages_s))
+        case Crashed(reason, stage, output, stages_s):
+            last = output.splitlines()[-1:]
+            words = ": ".join([f"{reason} in {stage}", *last])
+            return Failed(FailureKind.CRASHED, _line(words), _plain(stages_s))
+        case Lost(reason, stages_s):
+            return Failed(FailureKind.DEVICE_LOST, reason, _plain(stages_s))
+
+
+def _plain(stages_s: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 6) for name, seconds in stages_s.items()}
+
+
+def _line(text: str, limit: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -1,0 +1,157 @@
+"""What runs inside a worker: build a kernel, check its numbers against PyTorch, time it.
+
+`initialise` runs once in the nursery, which stays single-threaded: no kernel runs there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
+from backends.workers.nursery import Stage
+from genomes.nest import ConvShape, LoopNest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from backends.lowering import CompiledKernel
+
+KERNEL_VERSION = 1
+"""Raised when a change here or in the lowering makes other kernels from the same genes."""
+
+STAGES = ("build", "check", "measure")
+EXCLUSIVE = frozenset({"measure"})
+
+
+@dataclass(frozen=True)
+class KernelJob:
+    """One kernel to build, check and time.
+
+    Attributes:
+        nest: Scheduled.
+        target: For `tvm.target.Target`.
+        options: How to check and time it.
+    """
+
+    nest: LoopNest
+    target: Mapping[str, Any]
+    options: MeasureOptions
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Random operands of a nest and PyTorch's result.
+
+    Attributes:
+        x: (N, C_in, H, W).
+        weights: In the order of `LoopNest.weights`.
+        bias: (C_out,) or None.
+        expected: (N, C_out, H_out, W_out).
+    """
+
+    x: NDArray[np.float32]
+    weights: tuple[NDArray[np.float32], ...]
+    bias: NDArray[np.float32] | None
+    expected: NDArray[np.float32]
+
+
+def initialise(target: Mapping[str, Any]) -> None:
+    """Import and warm up what `run` needs."""
+    import torch
+
+    # Threads of PyTorch would go on spinning beside the kernel that is timed.
+    torch.set_num_threads(1)
+    from backends.lowering import build_kernel
+
+    build_kernel(LoopNest.fresh(ConvShape(1, 8, 8, (4, 4), (3, 3))), dict(target))
+
+
+def run(job: KernelJob, stage: Stage) -> Outcome:
+    """The outcome of a job; stage times are added by who asked for it."""
+    import tvm
+
+    from backends.lowering import LoweringError, build_kernel
+
+    try:
+        kernel = build_kernel(job.nest, dict(job.target))
+        # Machine code is made at the first look-up.
+        kernel.module["main"]
+    except LoweringError as error:
+        return Failed(FailureKind.BUILD_ERROR, str(error))
+    stage("check")
+    operands = operands_of(job.nest.unscheduled())
+    packed = kernel.pack(operands.weights, operands.bias)
+    # What the kernel does not write stays NaN.
+    output = np.full(kernel.output_shape, np.nan, np.float32)
+    arguments = [tvm.runtime.tensor(a) for a in (operands.x, *packed, output)]
+    kernel.module["main"](*arguments)
+    wrong = difference(arguments[-1].numpy(), operands.expected, job.options)
+    if wrong is not None:
+        return Failed(FailureKind.WRONG_RESULT, wrong)
+    stage("measure")
+    return time_kernel(kernel, arguments, job.options)
+
+
+def time_kernel(kernel: CompiledKernel, arguments: list[Any], options: MeasureOptions) -> Outcome:
+    """Time a kernel on arguments that are on the device."""
+    import tvm
+
+    evaluator = kernel.module.time_evaluator(
+        "main",
+        tvm.cpu(0),
+        number=1,
+        repeat=options.repeats,
+        min_repeat_ms=int(np.ceil(options.min_repeat_ms)),
+    )
+    times_s = tuple(float(seconds) for seconds in evaluator(*arguments).results)
+    if not all(np.isfinite(seconds) and seconds > 0 for seconds in times_s):
+        return Failed(FailureKind.CRASHED, f"the timer returned {times_s}")
+    return Measured(times_s)
+
+
+@functools.lru_cache(maxsize=4)
+def operands_of(nest: LoopNest) -> Operands:
+    """Operands drawn from a seed that depends on what `nest` computes, and PyTorch's result."""
+    import torch
+
+    from genomes.modules import SiteConv2d
+
+    rng = np.random.default_rng(int(nest.structure_key, 16))
+
+    def draw(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        # Never near zero, where an error could hide.
+        signs = rng.choice(np.array([-1, 1], np.float32), shape)
+        return signs * rng.uniform(0.5, 1.5, shape).astype(np.float32)
+
+    x = draw(nest.shape.input_shape)
+    weights = tuple(draw(s.weight_shape) for s in nest.weights)
+    bias = draw((nest.shape.out_channels,)) if nest.shape.bias else None
+    module = SiteConv2d(nest)
+    with torch.no_grad():
+        for parameter, weight in zip(module.weights, weights, strict=True):
+            parameter.copy_(torch.from_numpy(weight))
+        if module.bias is not None and bias is not None:
+            module.bias.copy_(torch.from_numpy(bias))
+        expected = module(torch.from_numpy(x)).numpy()
+    return Operands(x, weights, bias, expected)
+
+
+def difference(
+    actual: NDArray[np.float32], expected: NDArray[np.float32], options: MeasureOptions
+) -> str | None:
+    """How `actual` differs from PyTorch's result by more than the tolerance, or None."""
+    if actual.shape != expected.shape:
+        return f"the result has shape {actual.shape}, not {expected.shape}"
+    unset = int(np.isnan(actual).sum())
+    if unset:
+        return f"{unset} of {actual.size} elements are NaN"
+    allowed = options.atol + options.rtol * float(np.abs(expected).max())
+    error = float(np.abs(actual - expected).max())
+    if error <= allowed:
+        return None
+    return f"the largest error is {error:.3g} where at most {allowed:.3g} is allowed"

@@ -1,0 +1,43 @@
+"""A search space that counts what its repair throws away."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from genomes.gene import Gene
+from genomes.genome import repair
+from genomes.operators import Space, by_phase
+from genomes.sites import Site
+
+
+@dataclass(frozen=True)
+class CountedSpace(Space):
+    """A space that remembers why genes were dropped.
+
+    Attributes:
+        dropped: Dropped genes since the last `take_dropped`, by reason without its numbers.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+
+    def repaired(self, site: Site, genes: Sequence[Gene]) -> tuple[Gene, ...]:
+        domain, schedule = by_phase(genes)
+        for _, reason in repair(site.shape, (*domain[: self.max_genes], *schedule)).dropped:
+            self.dropped[_kind_of(reason)] += 1
+        return super().repaired(site, genes)
+
+    def take_dropped(self) -> dict[str, int]:
+        """Dropped genes by reason, since the last call."""
+        taken = dict(sorted(self.dropped.items()))
+        self.dropped.clear()
+        return taken
+
+
+@lru_cache(maxsize=4096)
+def _kind_of(reason: str) -> str:
+    """Reasons that differ only in their numbers are of one kind."""
+    return re.sub(r"\d+", "n", reason)

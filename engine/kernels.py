@@ -1,0 +1,113 @@
+"""What is known of the kernels of a search: each is measured once, whoever needs it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable
+from typing import cast
+
+from backends.base import Measured, Outcome
+from backends.stored import StoredBackend
+from engine.stages import Stages
+from genomes.gene import Gene
+from genomes.nest import LoopNest
+
+Between = Callable[[], None]
+"""Called before every measurement; may raise to end the search there."""
+
+
+class Kernels:
+    """The best known latency of every nest.
+
+    A nest with a schedule is one kernel.  A nest without one is as fast as the fastest of the
+    first schedules that the backend proposes for it.
+
+    Args:
+        backend: Measures, and remembers for other runs.
+        schedules: Proposed schedules that are measured for a nest without one.
+        stages: Counts the seconds of building, checking, measuring and waiting.
+    """
+
+    def __init__(self, backend: StoredBackend, schedules: int, stages: Stages) -> None:
+        self.backend = backend
+        self.stages = stages
+        self._schedules = schedules
+        self._outcomes: dict[str, Outcome] = {}
+        self._passing: dict[str, Outcome] = {}
+        self._proposed: dict[str, tuple[LoopNest, ...]] = {}
+        self._best: dict[str, Outcome] = {}
+
+    def proposals(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        """All schedules that the backend proposes for what `nest` computes."""
+        key = nest.structure_key
+        if key not in self._proposed:
+            self._proposed[key] = self.backend.schedule_candidates(nest.unscheduled())
+        return self._proposed[key]
+
+    def kernels(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        """The kernels whose fastest is the latency of `nest`."""
+        if any(s.has_schedule for s in nest.statements):
+            return (nest,)
+        return self.proposals(nest)[: self._schedules]
+
+    def measure(self, nests: Iterable[LoopNest], between: Between) -> None:
+        """Make `best` known for all `nests`, in one request to the backend.
+
+        Raises:
+            BackendError: The device or the tool chain is not usable.
+        """
+        self._passing.clear()
+        wanted: dict[str, LoopNest] = {}
+        for nest in nests:
+            if nest.key not in self._best:
+                wanted.update((k.key, k) for k in self.kernels(nest))
+        missing = [k for key, k in wanted.items() if key not in self._outcomes]
+        outcomes = cast(Generator[Outcome], self.backend.measure_iter(missing))
+        with contextlib.closing(outcomes):
+            for kernel in missing:
+                between()
+                measured_before = self.backend.misses
+                outcome = next(outcomes)
+                if self.backend.misses > measured_before:
+                    self.stages.add(outcome.stages_s)
+                known = self._outcomes if _final(outcome) else self._passing
+                known[kernel.key] = outcome
+
+    def best(self, nest: LoopNest) -> Outcome:
+        """The fastest kernel of `nest`, or the first failure if none works.
+
+        Raises:
+            KeyError: The last `measure` did not have it, nor an earlier one a lasting answer.
+        """
+        if nest.key in self._best:
+            return self._best[nest.key]
+        keys = [kernel.key for kernel in self.kernels(nest)]
+        outcomes = [self._outcomes.get(key) or self._passing[key] for key in keys]
+        measured = [o for o in outcomes if isinstance(o, Measured)]
+        found = min(measured, key=lambda o: o.median_s) if measured else outcomes[0]
+        if all(key in self._outcomes for key in keys):
+            self._best[nest.key] = found
+        return found
+
+    def schedules(self, nests: Iterable[LoopNest]) -> dict[str, tuple[Gene, ...]]:
+        """The schedule genes of the fastest known kernel of each workload among `nests`.
+
+        Returns:
+            Genes by `LoopNest.structure_key`; workloads without a working kernel are left out.
+        """
+        fastest: dict[str, tuple[float, tuple[Gene, ...]]] = {}
+        for nest in nests:
+            for kernel in self.kernels(nest):
+                outcome = self._outcomes.get(kernel.key)
+                known = fastest.get(kernel.structure_key)
+                if isinstance(outcome, Measured) and (
+                    known is None or outcome.median_s < known[0]
+                ):
+                    genes = tuple(g for s in kernel.statements for g in s.schedule_genes)
+                    fastest[kernel.structure_key] = (outcome.median_s, genes)
+        return {key: genes for key, (_, genes) in fastest.items()}
+
+
+def _final(outcome: Outcome) -> bool:
+    """Whether asking again would give the same answer."""
+    return isinstance(outcome, Measured) or outcome.kind.charged_to_candidate

@@ -1,0 +1,253 @@
+"""Everything a search needs, built from a config: network, sites, capacity, backend, space."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from backends.base import Backend, BackendError, Failed
+from backends.registry import create_backend
+from backends.store import MeasurementStore
+from backends.stored import StoredBackend
+from engine.capacity import create_metric
+from engine.capacity.base import CapacityMetric
+from engine.config import ExperimentConfig
+from engine.config_errors import nearest
+from engine.counted_space import CountedSpace
+from engine.data import load_data
+from engine.finalists import EndToEnd, end_to_end
+from engine.fitness import Objective
+from engine.kernels import Kernels
+from engine.network import Variant, build_model
+from engine.stages import Stages
+from genomes.errors import LoopGeneError, ModelError
+from genomes.genome import Genome, replay
+from genomes.nest import LoopNest
+from genomes.presets import PRESETS
+from genomes.sites import NotASite, Site, Sites, find_sites
+from genomes.transformations import REGISTRY, get_transformation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STORE_NAME = "measurements.sqlite"
+PACKAGES = ("loopgene", "torch", "apache-tvm", "deap", "numpy", "mlflow")
+
+
+class ProblemError(LoopGeneError):
+    """An experiment cannot be searched: nothing to transform, or nothing that can be compared."""
+
+
+@dataclass
+class Problem:
+    """A network, what may be done to it, and how candidates are judged.
+
+    Attributes:
+        config: The experiment.
+        model: The untransformed network.
+        sites: What is transformed; a convolution that the backend cannot run is in `others`.
+        metric: Scores capacity.
+        backend: Measures kernels and remembers them.
+        store: Its memory, and that of capacities.
+        kernels: Latencies; those of the original are known.
+        space: What the strategies may propose.
+        stages: Where the time goes.
+        objective: What is minimised.
+        measure_end_to_end: Measures whole networks; None where the backend runs none.
+    """
+
+    config: ExperimentConfig
+    model: nn.Module
+    sites: Sites
+    metric: CapacityMetric
+    backend: StoredBackend
+    store: MeasurementStore
+    kernels: Kernels
+    space: CountedSpace
+    stages: Stages
+    objective: Objective
+    measure_end_to_end: EndToEnd | None = None
+
+    def nest(self, site: Site, genome: Genome) -> LoopNest:
+        """What `genome` makes of a site."""
+        return replay(site.shape, genome.genes(site.name))
+
+    def site_latency_s(self, site: Site, genome: Genome) -> float | None:
+        """Seconds of all calls of a site in one forward pass; None if it is not known."""
+        try:
+            outcome = self.kernels.best(self.nest(site, genome))
+        except KeyError:
+            return None
+        return None if isinstance(outcome, Failed) else site.calls * outcome.median_s
+
+    def variant(self, genome: Genome) -> Variant:
+        """`genome` as a network to compile, with the fastest known schedules."""
+        nests = [self.nest(site, genome) for site in self.sites.sites]
+        return Variant(genome, self.kernels.schedules(nests))
+
+    def facts(self) -> dict[str, Any]:
+        """What a record needs besides the config, as plain data."""
+        device = self.backend.describe()
+        sites = [
+            {"name": s.name, "shape": str(s.shape), "calls": s.calls} for s in self.sites.sites
+        ]
+        return {
+            "device": {
+                "name": device.name,
+                "fingerprint": device.fingerprint,
+                "target": self.backend.target,
+                "facts": dict(device.facts),
+            },
+            "versions": _versions(),
+            "sites": sites,
+        }
+
+
+@contextlib.contextmanager
+def open_problem(config: ExperimentConfig, run_id: str = "") -> Iterator[Problem]:
+    """Build what `config` describes, measure the original's kernels, and close it all at the end.
+
+    The global generators are neither read nor advanced.
+
+    Args:
+        config: The experiment, resolved.
+        run_id: Stored with every measurement.
+
+    Raises:
+        LoopGeneError: A part cannot be built: its message says which and why.
+    """
+    model = build_model(config.model)
+    sites = find_sites(model, config.model.input_shape)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(MeasurementStore(config.home / STORE_NAME))
+        inner = stack.enter_context(create_backend(config.backend.name, config.backend.options))
+        backend = StoredBackend(inner, store, run_id)
+        stages = Stages()
+        kernels = Kernels(backend, config.search.schedules, stages)
+        sites = _measurable(sites, kernels)
+        metric = _metric(config, model, sites)
+        problem = Problem(
+            config=config,
+            model=model,
+            sites=sites,
+            metric=metric,
+            backend=backend,
+            store=store,
+            kernels=kernels,
+            space=_space(config, sites, inner, kernels),
+            stages=stages,
+            objective=_objective(config, sites, kernels, metric),
+            measure_end_to_end=end_to_end(config, inner),
+        )
+        yield problem
+
+
+def _measurable(sites: Sites, kernels: Kernels) -> Sites:
+    """The sites whose original convolution the backend can run, all measured."""
+    originals = {site.name: LoopNest.fresh(site.shape) for site in sites.sites}
+    kernels.measure(originals.values(), lambda: None)
+    kept, others = [], list(sites.others)
+    for site in sites.sites:
+        outcome = kernels.best(originals[site.name])
+        if not isinstance(outcome, Failed):
+            kept.append(site)
+        elif outcome.kind.charged_to_candidate:
+            reason = f"the backend cannot run it: {outcome.kind.value}: {outcome.message}"
+            others.append(NotASite(site.name, "Conv2d", reason))
+        else:
+            raise BackendError(
+                f"the original convolution {site.name} could not be measured "
+                f"({outcome.kind.value}: {outcome.message}); see that the device is free and "
+                "try again"
+            )
+    if not kept:
+        why = f", for example {others[0].name}: {others[0].reason}" if others else ""
+        raise ProblemError(
+            f"the network has no convolution that can be transformed{why}; "
+            "`loopgene inspect` lists them all"
+        )
+    return replace(sites, sites=tuple(kept), others=tuple(others))
+
+
+def _space(
+    config: ExperimentConfig, sites: Sites, backend: Backend, kernels: Kernels
+) -> CountedSpace:
+    search, lowered = config.search, backend.transformations()
+    names = frozenset(REGISTRY) & lowered
+    if search.transformations is not None:
+        names = frozenset(get_transformation(name).name for name in search.transformations)
+        missing = sorted(names - lowered)
+        if missing:
+            raise ProblemError(
+                f"the backend {config.backend.name!r} cannot lower {', '.join(missing)}; remove "
+                "it from search.transformations"
+            )
+    presets = tuple(PRESETS) if search.presets is None else tuple(search.presets)
+    for name in presets:
+        if name not in PRESETS:
+            raise ProblemError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
+    return CountedSpace(sites.sites, names, presets, search.max_genes, kernels.proposals)
+
+
+def _metric(config: ExperimentConfig, model: nn.Module, sites: Sites) -> CapacityMetric:
+    capacity, shape = config.capacity, config.model.input_shape
+    data = load_data(config.data.kind, config.data.path)
+    x, y = data.minibatch(
+        capacity.batch,
+        config.data.seed,
+        (shape[1], shape[2], shape[3]),
+        num_classes=_classes(model, shape),
+    )
+    options = {"seed": capacity.seed, **capacity.options}
+    return create_metric(capacity.metric, model, sites, x, y, **options)
+
+
+def _classes(model: nn.Module, shape: Sequence[int]) -> int:
+    """Length of the network's output."""
+    import torch
+
+    training = model.training
+    with torch.no_grad():
+        out = model.eval()(torch.zeros(*shape))
+    model.train(training)
+    if not isinstance(out, torch.Tensor) or out.ndim != 2:
+        form = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ModelError(
+            f"the network's output is {form}; a search needs class scores of shape "
+            "(N, classes): wrap the network in a module that returns them"
+        )
+    return out.shape[1]
+
+
+def _objective(
+    config: ExperimentConfig, sites: Sites, kernels: Kernels, metric: CapacityMetric
+) -> Objective:
+    original_s = 0.0
+    for site in sites.sites:
+        outcome = kernels.best(LoopNest.fresh(site.shape))
+        assert not isinstance(outcome, Failed)
+        original_s += site.calls * outcome.median_s
+    capacity = metric.original
+    if not 0 <= capacity < float("inf"):
+        raise ProblemError(
+            f"the capacity of the original network is {capacity}: no candidate can be compared "
+            "with it; see that its weights and the images are finite"
+        )
+    return Objective(
+        config.search.mode,
+        original_s,
+        capacity,
+        config.capacity.tolerance,
+        config.capacity.penalty,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

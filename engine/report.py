@@ -1,0 +1,247 @@
+"""The report of a run: what was searched, what was found, and how to get it again, in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.numbers import count_text, ratio_text, share_text, span_text, time_text
+from engine.plots import draw_run
+from engine.runs import RunDir, write_atomic
+
+PICTURES = {
+    "best_latency": "Best latency so far",
+    "pareto": "Latency and capacity of the candidates",
+    "sites": "Convolutions before and after",
+    "genes": "Genes in the population",
+    "time": "Where the time went",
+}
+"""Captions by the name of the plot."""
+
+
+def write_report(run_dir: Path) -> list[Path]:
+    """Draw the plots of a run and write its report into its `artifacts`.
+
+    Args:
+        run_dir: A run folder with a result.
+
+    Returns:
+        The report and the plots.
+
+    Raises:
+        RunError: The run has no result yet, or a file of its folder is damaged.
+        OSError: A file cannot be written.
+    """
+    run = RunDir(run_dir)
+    plots = draw_run(run_dir)
+    config = run.config().model_dump(mode="json")
+    links = {path.stem: path.relative_to(run.artifacts).as_posix() for path in plots}
+    path = run.artifacts / "report.md"
+    write_atomic(path, render_result(run.result(), config, run.name, links))
+    return [path, *plots]
+
+
+def render_result(
+    result: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    run_name: str | None = None,
+    plots: Mapping[str, str] | None = None,
+) -> str:
+    """The report of a result.
+
+    Args:
+        result: What `result.json` holds.
+        config: The resolved experiment, plain data.
+        run_name: Of the run folder, for the commands.
+        plots: Paths of the pictures, relative to the report, by their name.
+
+    Returns:
+        Markdown.
+    """
+    sections = [
+        _head(result),
+        _searched(result, config or {}),
+        _found(result),
+        _sites(result),
+        _genome(result),
+        _effort(result),
+        _pictures(plots or {}),
+        _commands(result, run_name),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _head(result: Mapping[str, Any]) -> str:
+    original, found = result["original"], result["found"]
+    lines = [f"# {result['name']}", ""]
+    if not result["improved"]:
+        return "\n".join([*lines, f"No improvement: {result['note']}."])
+    if original.get("end_to_end_s") and found.get("end_to_end_s"):
+        before, after = original["end_to_end_s"], found["end_to_end_s"]
+        timed = "the whole network, compiled and measured end to end, in turns with the original"
+    else:
+        before, after = original["latency_s"], found["latency_s"]
+        timed = "the sum of the measured kernels and the fixed rest"
+    times = f"{time_text(before)} → {time_text(after)}"
+    return "\n".join([*lines, f"**{ratio_text(before, after)} faster**: {times} ({timed})."])
+
+
+def _searched(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    rows = []
+    model, search, capacity = (config.get(k, {}) for k in ("model", "search", "capacity"))
+    if model:
+        shape = "x".join(map(str, model["input_shape"]))
+        weights = f", weights {model['weights']}" if model.get("weights") else ""
+        rows.append(("network", f"`{model['spec']}`, input {shape}{weights}"))
+    sites = result["sites"]
+    shapes = len({site["shape"] for site in sites})
+    rows.append(("convolutions searched", f"{len(sites)}, of {shapes} shapes"))
+    device = result["device"]
+    rows.append(("device", str(device["name"])))
+    if device.get("target"):
+        rows.append(("target", f"`{device['target']}`"))
+    facts = device.get("facts", {})
+    versions = [f"{k} {facts[k]}" for k in sorted(facts) if k.startswith(("tvm", "llvm"))]
+    if versions:
+        rows.append(("compiled by", ", ".join(versions)))
+    if search:
+        rows.append(("strategy", f"{search['strategy']}, {search['mode']}, seed {search['seed']}"))
+        rows.append(("population", f"{search['population']}"))
+    if capacity:
+        lost = f", {100 * capacity['tolerance']:g} % may be lost" if capacity["tolerance"] else ""
+        rows.append(("capacity", f"{capacity['metric']}{lost}"))
+    counts = result["counts"]
+    rows.append(("candidates", f"{counts['evaluations']} in {counts['generations']} generations"))
+    rows.append(("ended", f"{result['state']} ({result['reason']})"))
+    return "## What was searched\n\n" + _table(("", ""), rows)
+
+
+def _found(result: Mapping[str, Any]) -> str:
+    original = result["original"]
+    networks = [("original", original), *((f["name"], f) for f in result["finalists"])]
+    end_to_end = any("end_to_end_s" in figures for _, figures in networks)
+    head = ["network", "kernels", "ratio"]
+    if end_to_end:
+        head += ["end to end", "quartiles", "ratio"]
+    head += ["capacity", "MACs", "parameters"]
+    rows = []
+    for name, figures in networks:
+        row = [f"**{name}**" if name == result["found"]["name"] else name]
+        row.append(time_text(figures["latency_s"]))
+        row.append(ratio_text(original["latency_s"], figures["latency_s"]))
+        if end_to_end:
+            row += _end_to_end(original, figures)
+        row.append(_relative(figures["capacity"], original["capacity"]))
+        row += [count_text(figures["macs"]), count_text(figures["parameters"])]
+        rows.append(row)
+    text = (
+        "*Kernels*: the sum of the measured kernels and the fixed rest, what the search "
+        "minimises. "
+    )
+    if end_to_end:
+        text += "*End to end*: the whole network, median; all in turns in one process. "
+    text += "*Capacity* is relative to the original; MACs and parameters are those of all sites."
+    return "## What was found\n\n" + _table(head, rows) + "\n\n" + text
+
+
+def _end_to_end(original: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
+    if "end_to_end_failure" in figures:
+        return [str(figures["end_to_end_failure"]), "-", "-"]
+    median_s, times_s = figures.get("end_to_end_s"), figures.get("end_to_end_times_s") or []
+    quartiles = "-"
+    if len(times_s) > 1:
+        low, _, high = statistics.quantiles(times_s, n=4, method="inclusive")
+        quartiles = f"{time_text(low)} to {time_text(high)}, {len(times_s)} timings"
+    return [time_text(median_s), quartiles, ratio_text(original.get("end_to_end_s"), median_s)]
+
+
+def _sites(result: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            f"`{site['name']}`",
+            site["shape"],
+            site["calls"],
+            _micro(site["before_us"]),
+            _micro(site["after_us"]),
+            ratio_text(site["before_us"], site["after_us"]),
+        )
+        for site in sorted(result["sites"], key=lambda s: -(s["before_us"] or 0))
+    ]
+    head = ("convolution", "shape", "calls", "before", "after", "ratio")
+    note = "Latency of all calls in one inference, the slowest first."
+    return "## Convolution by convolution\n\n" + _table(head, rows) + "\n\n" + note
+
+
+def _genome(result: Mapping[str, Any]) -> str:
+    changed = [site for site in result["sites"] if site["genes"]]
+    if not changed:
+        return ""
+    lines = [f"- `{site['name']}`: `{site['genes']}`" for site in changed]
+    return "## The genome\n\n" + "\n".join(lines)
+
+
+def _effort(result: Mapping[str, Any]) -> str:
+    counts, work = result["counts"], result["work"]
+    seconds = {k: v for k, v in result["seconds"].items() if k != "elapsed" and v > 0}
+    total_s = sum(seconds.values())
+    rows = [
+        (stage, span_text(value), share_text(value, total_s))
+        for stage, value in sorted(seconds.items(), key=lambda item: -item[1])
+    ]
+    parts = [
+        "## What it took",
+        f"{span_text(result['seconds']['elapsed'])} of search; {work['measurements']} kernels "
+        f"measured, {work['store_hits']} known from the store.",
+        _table(("stage", "time", "share"), rows),
+    ]
+    rejected = _counted(counts["rejected"])
+    parts.append(
+        _table(("candidates rejected", ""), rejected) if rejected else "No candidate was rejected."
+    )
+    dropped = _counted(counts["dropped_genes"])
+    if dropped:
+        parts.append(_table(("genes dropped by the repair", ""), dropped))
+    return "\n\n".join(parts)
+
+
+def _counted(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(((k, n) for k, n in counts.items() if n), key=lambda item: (-item[1], item[0]))
+
+
+def _pictures(plots: Mapping[str, str]) -> str:
+    shown = [f"![{caption}]({plots[name]})" for name, caption in PICTURES.items() if name in plots]
+    return "## Pictures\n\n" + "\n\n".join(shown) if shown else ""
+
+
+def _commands(result: Mapping[str, Any], run_name: str | None) -> str:
+    run = run_name or "latest"
+    config = f"{run_name}/config.yaml" if run_name else f"{result['name']}.yaml"
+    lines = [
+        f"loopgene run {config}    # the same search again; known kernels are not measured again",
+        f"loopgene show {run}",
+        f"loopgene export {run}",
+    ]
+    return "## Again\n\n```sh\n" + "\n".join(lines) + "\n```"
+
+
+def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    return "\n".join([_row(head), "|" + "---|" * len(head), *map(_row, rows)])
+
+
+def _row(cells: Sequence[object]) -> str:
+    return "| " + " | ".join(_escaped(cells)) + " |"
+
+
+def _escaped(cells: Sequence[object]) -> Iterator[str]:
+    for cell in cells:
+        yield str(cell).replace("|", "\\|")
+
+
+def _relative(value: float | None, whole: float | None) -> str:
+    return f"{value / whole:.3f}" if whole and value is not None else "-"
+
+
+def _micro(value: float | None) -> str:
+    return "-" if value is None else time_text(value * 1e-6)

@@ -1,0 +1,92 @@
+"""The names in a config that other registries own, checked before anything is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from engine.config import DataConfig, ExperimentConfig
+from engine.config_errors import ConfigError, explain, nearest
+
+DATA_VARIABLE = "LOOPGENE_DATA"
+
+
+def resolve(config: ExperimentConfig) -> ExperimentConfig:
+    """`config` with the path of its data filled in, all names in it known.
+
+    Nothing is built, read or started.
+
+    Raises:
+        ConfigError: A name is in no registry (the message has the nearest one), a path is
+            missing, or an option of the backend is wrong; one line for each problem.
+        BackendError: The package that provides the backend cannot be imported.
+    """
+    problems = _unknown_names(config)
+    if problems:
+        raise ConfigError("\n  ".join(["unknown names", *problems] if problems[1:] else problems))
+    _check_backend_options(config)
+    return config.model_copy(update={"data": _located(config.data)})
+
+
+def _unknown_names(config: ExperimentConfig) -> list[str]:
+    from backends.registry import backend_names
+    from engine.capacity import metric_names
+    from engine.data import data_kinds
+    from engine.models import MODELS
+    from engine.strategies import strategy_names
+    from genomes.presets import PRESETS
+    from genomes.transformations import REGISTRY
+
+    search, spec = config.search, config.model.spec
+    named: list[tuple[str, str, Collection[str]]] = [
+        *((("model.spec", spec, MODELS),) if ":" not in spec else ()),
+        ("data.kind", config.data.kind, data_kinds()),
+        ("backend.name", config.backend.name, backend_names()),
+        ("search.strategy", search.strategy, strategy_names()),
+        *(("search.transformations", name, REGISTRY) for name in search.transformations or ()),
+        *(("search.presets", name, PRESETS) for name in search.presets or ()),
+        ("capacity.metric", config.capacity.metric, metric_names()),
+    ]
+    return [
+        f"{path}: unknown name {name!r}; {nearest(name, known)}{_hint(path)}"
+        for path, name, known in named
+        if name not in known
+    ]
+
+
+def _hint(path: str) -> str:
+    if path != "model.spec":
+        return ""
+    return " (a network of your own is given as module:factory or path/to/file.py:factory)"
+
+
+def _check_backend_options(config: ExperimentConfig) -> None:
+    from backends.registry import backend_type
+
+    options = backend_type(config.backend.name).Options
+    try:
+        options.model_validate(dict(config.backend.options))
+    except ValidationError as error:
+        raise ConfigError(explain(error, options, f"backend {config.backend.name}")) from error
+
+
+def _located(data: DataConfig) -> DataConfig:
+    """`data` with its path: the given one, or that of the environment if it needs one."""
+    from engine.data.registry import AUTO, EMBEDDED
+
+    path = data.path
+    if path is None and data.kind not in EMBEDDED:
+        given = os.environ.get(DATA_VARIABLE)
+        if given:
+            path = Path(given).expanduser()
+        elif data.kind != AUTO:
+            raise ConfigError(
+                f"data.path: the kind {data.kind!r} needs a path; give data.path, or set the "
+                f"environment variable {DATA_VARIABLE}"
+            )
+    if path is not None and not path.exists():
+        raise ConfigError(f"data.path: {path} does not exist")
+    return data.model_copy(update={"path": path})

@@ -1,0 +1,391 @@
+"""The search: propose, evaluate, select, record; interrupted and resumed at any moment.
+
+Whatever decides what comes next is in the checkpoint, which is written after every generation.
+A search that is killed goes on from its last complete generation and ends as if it had never
+been interrupted, as long as the backend gives the same answers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.archive import Archive
+from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from engine.config import ExperimentConfig, config_hash
+from engine.evaluation import OK, Evaluation, Generation
+from engine.finalists import (
+    ORIGINAL,
+    Finalist,
+    best_finalist,
+    choose_finalists,
+    measure_finalists,
+)
+from engine.fitness import Evaluator
+from engine.network import NetworkTimes
+from engine.problem import Problem, open_problem
+from engine.records import EndToEndOutcome, final_metrics, history_record, result_record, summary
+from engine.runs import RunDir, write_atomic
+from engine.strategies import create_strategy
+from engine.tracking import NullTracker, Tracker
+from genomes.errors import LoopGeneError
+from genomes.genome import Genome
+
+OnGeneration = Callable[[Generation, Evaluation], None]
+"""Called after every generation with it and the evaluation of the untransformed network."""
+
+FINISHED = "finished"
+STOPPED = "stopped"
+FAILED = "failed"
+
+FEWEST_KEPT = 16
+"""Legal candidates that the archive keeps at least."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended.
+
+    Attributes:
+        state: `finished`, or `stopped` by a budget or the patience.
+        reason: The limit that ended it: generations, evaluations, wall_clock, patience, or
+            exhausted when the strategy had nothing new to propose.
+        record: What `result.json` holds.
+    """
+
+    state: str
+    reason: str
+    record: dict[str, Any]
+
+
+class _OutOfTimeError(Exception):
+    """The wall-clock budget is spent in the middle of a generation."""
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    run_dir: Path,
+    tracker: Tracker | None = None,
+    on_generation: OnGeneration | None = None,
+    resume: bool = False,
+) -> SearchResult:
+    """Search as `config` says, and measure the best candidates end to end.
+
+    Writes checkpoint.json, history.jsonl and result.json in `run_dir`.
+
+    Args:
+        config: The experiment, resolved.
+        run_dir: An existing folder, held by this process.
+        tracker: Told of everything; must not raise.
+        on_generation: Called after every generation.
+        resume: Go on from the checkpoint, if there is one.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used, or there is one and `resume` is not set.
+        LoopGeneError: The experiment cannot be built or the device fails; it can be resumed.
+    """
+    started_s = time.monotonic()
+    run, tracker = RunDir(run_dir), tracker or NullTracker()
+    saved = load_checkpoint(run.checkpoint_path, config_hash(config))
+    if saved is not None and not resume:
+        raise CheckpointError(
+            f"{run.checkpoint_path} holds a search that has begun; go on with --resume, or "
+            "start in another folder"
+        )
+    with open_problem(config, run.name) as problem:
+        search = Search(problem, run, tracker, started_s, saved)
+        facts = {**problem.facts(), "original": summary(search.original)}
+        tracker.start(run.path, config.model_dump(mode="json"), facts)
+        try:
+            state, reason = search.run(on_generation)
+            record = search.conclude(state, reason)
+            text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+            write_atomic(run.result_path, text)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            tracker.finish(STOPPED if interrupted else FAILED, {})
+            raise
+        tracker.artifact(run.result_path)
+        tracker.finish(state, final_metrics(record))
+    return SearchResult(state, reason, record)
+
+
+class Search:
+    """One search in one process.
+
+    Args:
+        problem: What is searched.
+        run: Where it is recorded.
+        tracker: Told of generations and finalists.
+        started_s: `time.monotonic()` when this process began.
+        saved: State of a checkpoint to go on from.
+
+    Attributes:
+        original: The evaluation of the untransformed network.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        run: RunDir,
+        tracker: Tracker,
+        started_s: float,
+        saved: dict[str, Any] | None = None,
+    ) -> None:
+        config = problem.config
+        self._config = config
+        self._problem = problem
+        self._run = run
+        self._tracker = tracker
+        self._started_s = started_s
+        self._strategy = create_strategy(config.search.strategy, problem.space, config.search)
+        kept = max(FEWEST_KEPT, config.finalists)
+        front = 2 * max(config.search.population, kept)
+        self._archive = Archive(problem.space, config.search.mode, kept, front)
+        self._generation = -1
+        self._evaluations = 0
+        self._stale = 0
+        self._rejected: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
+        self._elapsed_before_s = 0.0
+        self._rest_s = _rest_s(problem) if saved is None else saved["rest_s"]
+        objective = replace(
+            problem.objective, original_s=problem.objective.original_s + self._rest_s
+        )
+        self._evaluator = Evaluator(
+            problem.sites.sites,
+            problem.metric,
+            problem.kernels,
+            problem.store,
+            objective,
+            self._rest_s,
+            problem.stages,
+        )
+        (self.original,) = self._evaluator.evaluate([Genome()])
+        if saved is not None:
+            self._restore(saved)
+        # Lines of generations that no checkpoint knows are written again.
+        run.rewind_history(self._generation)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of search, over all resumptions."""
+        return self._elapsed_before_s + time.monotonic() - self._started_s
+
+    @property
+    def best(self) -> Evaluation:
+        """The fastest legal candidate so far; the original if none is faster."""
+        return min(
+            (self.original, *self._archive.legal[:1]),
+            key=lambda e: float("inf") if e.latency_s is None else e.latency_s,
+        )
+
+    def run(self, on_generation: OnGeneration | None = None) -> tuple[str, str]:
+        """Go on until a limit is reached.
+
+        Returns:
+            State and reason, as in `SearchResult`.
+        """
+        while (end := self._end()) is None:
+            try:
+                generation = self._step()
+            except _OutOfTimeError:
+                return STOPPED, "wall_clock"
+            if generation is None:
+                return FINISHED, "exhausted"
+            if on_generation is not None:
+                on_generation(generation, self.original)
+        return end
+
+    def _end(self) -> tuple[str, str] | None:
+        search, budget = self._config.search, self._config.budget
+        if self._generation >= search.generations:
+            return FINISHED, "generations"
+        if search.patience is not None and self._stale >= search.patience:
+            return STOPPED, "patience"
+        if budget.evaluations is not None and self._evaluations >= budget.evaluations:
+            return STOPPED, "evaluations"
+        if self._out_of_time:
+            return STOPPED, "wall_clock"
+        return None
+
+    @property
+    def _out_of_time(self) -> bool:
+        limit_s = self._config.budget.wall_clock_s
+        return limit_s is not None and self.elapsed_s >= limit_s
+
+    def _between(self) -> None:
+        """Between two measurements: what is measured stays in the store."""
+        if self._out_of_time:
+            raise _OutOfTimeError
+
+    def _step(self) -> Generation | None:
+        """One generation, from the proposal to the checkpoint; None if nothing was proposed."""
+        stages, budget = self._problem.stages, self._config.budget.evaluations
+        with stages.timed("propose"):
+            genomes = self._strategy.ask()
+        if not genomes:
+            return None
+        if budget is not None:
+            genomes = genomes[: budget - self._evaluations]
+        evaluated = self._evaluator.evaluate(genomes, self._between)
+        with stages.timed("propose"):
+            self._strategy.tell(evaluated)
+            improved = self._archive.update(evaluated, self._evaluator.is_legal)
+        self._generation += 1
+        self._evaluations += len(evaluated)
+        self._stale = 0 if improved else self._stale + 1
+        generation = self._describe(evaluated)
+        with stages.timed("checkpoint"):
+            self._run.append_history(history_record(generation))
+        with stages.timed("track"):
+            self._tracker.generation(generation)
+        with stages.timed("checkpoint"):
+            self._save()
+        return generation
+
+    def _describe(self, evaluated: list[Evaluation]) -> Generation:
+        """The generation that has just been evaluated.
+
+        Its seconds include those of the previous generation's tracking and checkpoint.
+        """
+        rejected = Counter(e.status for e in evaluated if e.status != OK)
+        dropped = self._problem.space.take_dropped()
+        self._rejected.update(rejected)
+        self._dropped.update(dropped)
+        work = self._work()
+        return Generation(
+            number=self._generation,
+            population=self._strategy.population,
+            evaluated=tuple(evaluated),
+            best=self.best,
+            rejected=dict(sorted(rejected.items())),
+            dropped_genes=dropped,
+            seconds=self._problem.stages.take(),
+            evaluations=self._evaluations,
+            measurements=work["measurements"],
+            store_hits=work["store_hits"],
+            elapsed_s=self.elapsed_s,
+        )
+
+    def _work(self) -> dict[str, int]:
+        """What had to be computed, over all resumptions; a killed generation counts twice."""
+        backend = self._problem.backend
+        here = {
+            "measurements": backend.misses,
+            "store_hits": backend.hits,
+            "capacities": self._evaluator.scored,
+        }
+        return {name: self._before[name] + count for name, count in here.items()}
+
+    def _save(self) -> None:
+        state = {
+            "generation": self._generation,
+            "evaluations": self._evaluations,
+            "stale": self._stale,
+            "rejected": dict(self._rejected),
+            "dropped": dict(self._dropped),
+            "rest_s": self._rest_s,
+            "strategy": self._strategy.state(),
+            "archive": self._archive.state(),
+            "work": self._work(),
+            "seconds": dict(self._problem.stages.total),
+            "elapsed_s": self.elapsed_s,
+        }
+        save_checkpoint(self._run.checkpoint_path, config_hash(self._config), state)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        path = self._run.checkpoint_path
+        try:
+            self._generation = saved["generation"]
+            self._evaluations = saved["evaluations"]
+            self._stale = saved["stale"]
+            self._rejected.update(saved["rejected"])
+            self._dropped.update(saved["dropped"])
+            self._before.update(saved["work"])
+            self._problem.stages.total.update(saved["seconds"])
+            self._elapsed_before_s = saved["elapsed_s"]
+            self._strategy.restore(saved["strategy"])
+            self._archive.restore(saved["archive"])
+        except (KeyError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
+            raise CheckpointError(
+                f"{path} cannot be used: {error}; it was left as it is: start a new run "
+                "(measurements are kept and not repeated)"
+            ) from error
+
+    def conclude(self, state: str, reason: str) -> dict[str, Any]:
+        """Measure the finalists and say what was found: the content of `result.json`."""
+        problem = self._problem
+        chosen = choose_finalists(
+            problem.space, self._archive, self.original, self._config.finalists
+        )
+        # A resumed search does not know their kernels yet; the store does.
+        self._evaluator.evaluate([e.genome for e in (self.original, *chosen)])
+        times, finalists = measure_finalists(
+            chosen,
+            self.original,
+            lambda evaluation: problem.variant(evaluation.genome),
+            problem.measure_end_to_end,
+        )
+        for finalist in finalists:
+            self._tracker.finalist(
+                finalist.name, finalist.evaluation, _finalist_metrics(finalist, times)
+            )
+        progress = {
+            "state": state,
+            "reason": reason,
+            "counts": {
+                "generations": self._generation + 1,
+                "evaluations": self._evaluations,
+                "rejected": dict(sorted(self._rejected.items())),
+                "dropped_genes": dict(sorted(self._dropped.items())),
+            },
+            "work": self._work(),
+            "seconds": {"elapsed": self.elapsed_s, **dict(sorted(problem.stages.total.items()))},
+        }
+        found = best_finalist(finalists, times, self._evaluator.is_legal)
+        return result_record(
+            problem,
+            (self.original, times),
+            found,
+            finalists,
+            self._archive.front,
+            progress,
+        )
+
+
+def _rest_s(problem: Problem) -> float:
+    """Seconds of everything that is no site: the whole original network less its kernels."""
+    if problem.measure_end_to_end is None:
+        return 0.0
+    variant = problem.variant(Genome())
+    outcome = problem.measure_end_to_end({ORIGINAL: variant})[ORIGINAL]
+    if isinstance(outcome, NetworkTimes):
+        return max(0.0, outcome.median_s - problem.objective.original_s)
+    logger.warning(
+        "the original network could not be measured end to end (%s: %s); latencies are sums of "
+        "kernels only",
+        outcome.kind.value,
+        outcome.message,
+    )
+    return 0.0
+
+
+def _finalist_metrics(finalist: Finalist, original: EndToEndOutcome) -> dict[str, float]:
+    """What a tracker keeps of a finalist, units in the names."""
+    metrics: dict[str, float] = {}
+    if isinstance(finalist.end_to_end, NetworkTimes):
+        metrics["end_to_end_ms"] = finalist.end_to_end.median_s * 1e3
+        metrics["end_to_end_error"] = finalist.end_to_end.error
+        if isinstance(original, NetworkTimes):
+            metrics["original_end_to_end_ms"] = original.median_s * 1e3
+    return metrics

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends import kernel_job, lowering
+from backends.base import Failed, FailureKind, Measured, MeasureOptions
+from backends.devices import cpu_features, cpu_target
+from backends.kernel_job import KernelJob, difference, operands_of
+from genomes import presets
+from genomes.genome import replay
+from tests.backends.samples import fresh, shape
+
+OPTIONS = MeasureOptions(repeats=3, min_repeat_ms=1.0)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return cpu_target(1)
+
+
+def run(nest, target):
+    scheduled = lowering.default_schedule(nest, cpu_features(target, 1))
+    stages = []
+    return kernel_job.run(KernelJob(scheduled, target, OPTIONS), stages.append), stages
+
+
+def test_a_right_kernel_is_timed(target):
+    outcome, stages = run(fresh(bias=True), target)
+    assert isinstance(outcome, Measured)
+    assert len(outcome.times_s) == 3
+    assert stages == ["check", "measure"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w * 1.01, "the largest error is"),
+        (lambda w: w * np.nan, "288 of 288 elements are NaN"),
+        (np.zeros_like, "the largest error is"),
+    ],
+)
+def test_a_wrong_kernel_is_never_timed(target, monkeypatch, change, message):
+    operands = operands_of(fresh())
+    spoilt = replace(operands, weights=tuple(change(w) for w in operands.weights))
+    monkeypatch.setattr(kernel_job, "operands_of", lambda nest: spoilt)
+    outcome, stages = run(fresh(), target)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.WRONG_RESULT
+    assert stages == ["check"]
+    assert message in outcome.message
+
+
+def test_a_refused_schedule_is_a_build_error(target, monkeypatch):
+    def refuse(nest, target):
+        raise lowering.LoweringError("the loop is gone")
+
+    monkeypatch.setattr(lowering, "build_kernel", refuse)
+    outcome, stages = run(fresh(), target)
+    assert outcome == Failed(FailureKind.BUILD_ERROR, "the loop is gone")
+    assert stages == []
+
+
+def test_operands_depend_on_the_computation_only():
+    nest = replay(shape(), presets.seq3(2))
+    operands_of.cache_clear()
+    first = operands_of(nest)
+    operands_of.cache_clear()
+    again = operands_of(nest)
+    np.testing.assert_array_equal(first.x, again.x)
+    np.testing.assert_array_equal(first.expected, again.expected)
+    assert [w.shape for w in first.weights] == [s.weight_shape for s in nest.weights]
+    assert first.bias is None
+    assert np.abs(first.x).min() >= 0.5
+    assert not np.array_equal(first.x, operands_of(fresh(bias=True)).x)
+
+
+@pytest.mark.parametrize(
+    ("actual", "verdict"),
+    [
+        ([1.0, -100.0], None),
+        ([1.0, -100.009], None),
+        ([1.0, -100.02], "the largest error is 0.02 where at most 0.01 is allowed"),
+        ([np.nan, -100.0], "1 of 2 elements are NaN"),
+        ([np.inf, -100.0], "the largest error is inf where at most 0.01 is allowed"),
+        ([1.0], "the result has shape (1,), not (2,)"),
+    ],
+)
+def test_differences_are_relative_to_the_largest_value(actual, verdict):
+    expected = np.array([1.0, -100.0], np.float32)
+    options = MeasureOptions(rtol=1e-4, atol=1e-6)
+    assert difference(np.array(actual, np.float32), expected, options) == verdict

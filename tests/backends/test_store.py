@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backends.base import Failed, FailureKind, Measured, MeasureOptions
+from backends.store import MeasurementStore, StoreError
+from backends.store_rows import Place
+from genomes.nest import ConvShape
+from tests.backends.samples import fresh, scheduled
+
+HERE = Place("llvm", "device-a", "0.27")
+THERE = Place("llvm", "device-b", "0.27")
+OPTIONS = MeasureOptions()
+TIMES = Measured((1e-3, 2e-3, 4e-3), {"build": 0.1})
+
+
+@pytest.fixture
+def store(tmp_path):
+    with MeasurementStore(tmp_path / "folder" / "store.db") as store:
+        yield store
+
+
+def test_what_is_put_comes_back(store):
+    nest = scheduled(fresh(), 2)
+    assert store.get(nest, HERE, OPTIONS) is None
+    store.put(nest, TIMES, HERE, OPTIONS, "run-1")
+    assert store.get(nest, HERE, OPTIONS) == TIMES
+    assert store.get(scheduled(fresh(), 4), HERE, OPTIONS) is None
+    assert store.get(nest, THERE, OPTIONS) is None
+    assert store.get(nest, replace(HERE, target="cuda"), OPTIONS) is None
+    assert store.count() == 1
+
+
+def test_a_new_outcome_replaces_the_old(store):
+    nest = fresh()
+    store.put(nest, Failed(FailureKind.RUN_TIMEOUT, "too slow"), HERE, OPTIONS)
+    store.put(nest, TIMES, HERE, OPTIONS)
+    assert store.get(nest, HERE, OPTIONS) == TIMES
+    assert store.count() == 1
+
+
+@pytest.mark.parametrize("kind", list(FailureKind))
+def test_failures_are_remembered_when_the_candidate_is_to_blame(store, kind):
+    failure = Failed(kind, "what happened", {"build": 1.0})
+    store.put(fresh(), failure, HERE, OPTIONS)
+    known = store.get(fresh(), HERE, OPTIONS)
+    assert known == (failure if kind.charged_to_candidate else None)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "asked", "stands"),
+    [
+        (TIMES, {"repeats": 3}, True),
+        (TIMES, {"repeats": 50}, False),
+        (TIMES, {"min_repeat_ms": 50.0}, False),
+        (TIMES, {"rtol": 1e-6}, False),
+        (TIMES, {"atol": 1e-9}, False),
+        (TIMES, {"build_timeout_s": 99.0, "run_timeout_s": 1.0}, True),
+        (FailureKind.BUILD_TIMEOUT, {"build_timeout_s": 99.0}, False),
+        (FailureKind.BUILD_TIMEOUT, {"build_timeout_s": 9.0, "repeats": 50}, True),
+        (FailureKind.RUN_TIMEOUT, {"run_timeout_s": 99.0}, False),
+        (FailureKind.RUN_TIMEOUT, {"build_timeout_s": 99.0}, True),
+        (FailureKind.WRONG_RESULT, {"rtol": 1e-2}, False),
+        (FailureKind.WRONG_RESULT, {"rtol": 1e-6}, True),
+        (FailureKind.BUILD_ERROR, {"build_timeout_s": 99.0, "rtol": 1.0}, True),
+    ],
+)
+def test_a_row_answers_requests_that_are_no_more_demanding(store, outcome, asked, stands):
+    if isinstance(outcome, FailureKind):
+        outcome = Failed(outcome, "why")
+    store.put(fresh(), outcome, HERE, OPTIONS)
+    known = store.get(fresh(), HERE, replace(OPTIONS, **asked))
+    assert known == (outcome if stands else None)
+
+
+def test_best_is_the_fastest_schedule_of_the_same_computation_and_device(store):
+    def timed(seconds):
+        return Measured((seconds,) * 3)
+
+    slow, fast, failed = (scheduled(fresh(), number) for number in (1, 2, 3))
+    other = scheduled(fresh(16), 4)
+    results = [
+        (slow, timed(3e-3)),
+        (fast, timed(2e-3)),
+        (failed, Failed(FailureKind.CRASHED, "SIGSEGV")),
+        (other, timed(1e-3)),
+    ]
+    store.put_many(results, HERE, OPTIONS)
+    store.put(slow, timed(1e-6), THERE, OPTIONS)
+    best = store.best(fast.structure_key, HERE)
+    assert (best.nest_key, best.measured) == (fast.key, timed(2e-3))
+    assert best.genes == tuple(s.schedule_genes for s in fast.statements)
+    assert store.best(fresh(4).structure_key, HERE) is None
+
+
+def test_rows_hold_all_that_a_model_needs(store):
+    nest = scheduled(fresh(bias=True, padding_mode="reflect"), 2, 4)
+    store.put(nest, TIMES, HERE, OPTIONS, "run-7")
+    (row,) = store.rows()
+    assert ConvShape.from_json(row.shape) == nest.shape
+    assert len(row.statements) == len(nest.statements)
+    assert row.genes == tuple(s.schedule_genes for s in nest.statements)
+    assert (row.structure_key, row.nest_key) == (nest.structure_key, nest.key)
+    assert (row.place, row.outcome, row.run_id) == (HERE, TIMES, "run-7")
+    assert abs(row.created - time.time()) < 60
+
+
+def test_capacity_scores(store):
+    assert store.get_capacity("a") is None
+    store.put_capacity("a", 1.5, {"sites": [1, 2]})
+    store.put_capacity("b", 2.5)
+    store.put_capacity("a", 0.5, {"sites": []})
+    assert store.get_capacity("a") == (0.5, {"sites": []})
+    assert store.get_capacity("b") == (2.5, {})
+
+
+def test_a_closed_store_opens_again(tmp_path):
+    path = tmp_path / "store.db"
+    with MeasurementStore(path) as store:
+        store.put(fresh(), TIMES, HERE, OPTIONS)
+    with MeasurementStore(path) as store:
+        assert store.get(fresh(), HERE, OPTIONS) == TIMES
+
+
+def test_bulk_gets_are_fast(store):
+    nests = [scheduled(fresh(), number) for number in range(2000)]
+    store.put_many([(nest, TIMES) for nest in nests], HERE, OPTIONS)
+    began = time.perf_counter()
+    known = store.get_many(nests, HERE, OPTIONS)
+    each_s = (time.perf_counter() - began) / len(nests)
+    assert set(known) == {nest.key for nest in nests}
+    assert each_s < 0.2e-3
+
+
+def fill_with_text(path):
+    path.write_text("this is no database\n" * 100)
+
+
+def make_foreign_database(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE runs (id)")
+    connection.close()
+
+
+def make_newer(path):
+    MeasurementStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (fill_with_text, "file is not a database.*Move the file away"),
+        (make_foreign_database, "database of another program"),
+        (make_newer, "has format 99, written by a newer LoopGene"),
+        (Path.mkdir, "unable to open database file"),
+    ],
+)
+def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path, damage, message):
+    path = tmp_path / "store.db"
+    damage(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(StoreError, match=message) as caught:
+        MeasurementStore(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_damage_inside_the_file_is_reported(tmp_path):
+    path = tmp_path / "store.db"
+    with MeasurementStore(path) as store:
+        results = [(scheduled(fresh(), n), TIMES) for n in range(200)]
+        store.put_many(results, HERE, OPTIONS)
+    content = bytearray(path.read_bytes())
+    content[4096 * 3 :] = b"\xff" * (len(content) - 4096 * 3)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="malformed"), MeasurementStore(path) as store:
+        list(store.rows())
+    assert path.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"Not a directory|File exists"):
+        MeasurementStore(tmp_path / "file" / "store.db")
+
+
+WRITER = """
+    import sys
+    from backends.store import MeasurementStore
+    from tests.backends.samples import fresh, scheduled
+    from tests.backends.test_store import HERE, OPTIONS, TIMES
+    with MeasurementStore(sys.argv[1]) as store:
+        for number in range(int(sys.argv[2]), int(sys.argv[3])):
+            store.put(scheduled(fresh(), number), TIMES, HERE, OPTIONS)
+            print(number, flush=True)
+"""
+
+
+def start_writer(path, first, last):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(path), str(first), str(last)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_several_processes_may_create_and_fill_one_store(tmp_path):
+    path = tmp_path / "store.db"
+    writers = [start_writer(path, n * 50, n * 50 + 50) for n in range(4)]
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [writer.returncode for writer in writers] == [0] * 4
+    with MeasurementStore(path) as store:
+        assert store.count() == 200
+
+
+def test_a_killed_writer_loses_nothing_that_was_put(tmp_path):
+    path = tmp_path / "store.db"
+    with start_writer(path, 0, 1_000_000) as writer:
+        numbers = [int(writer.stdout.readline()) for _ in range(20)]
+        os.kill(writer.pid, signal.SIGKILL)
+        numbers += [int(line) for line in writer.stdout.read().split()[:-1]]
+    with MeasurementStore(path) as store:
+        assert store.count() >= len(numbers)
+        assert store.get(scheduled(fresh(), numbers[-1]), HERE, OPTIONS) == TIMES

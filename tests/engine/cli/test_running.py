@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import load_config
+from engine.runs import RunDir, State, list_runs
+from tests.engine.cli.conftest import Cli
+
+ENDLESS = "search.generations=1000000"
+
+
+def only_run(work: Path) -> RunDir:
+    (run,) = list_runs(work / "loopgene-runs")
+    return run
+
+
+class Process:
+    """`loopgene run` in its own process, as from a shell."""
+
+    def __init__(self, *args: str) -> None:
+        code = "from engine.cli import main; main()"
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", code, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.popen.kill()
+        self.popen.communicate()
+
+    def wait_for(self, text: str) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            if text in line:
+                return
+        raise AssertionError(f"it ended without {text!r}: {self.popen.stderr.read()}")  # type: ignore[union-attr]
+
+    def stop(self, number: signal.Signals) -> tuple[int, str]:
+        """Send a signal; the exit code and what stood on stderr."""
+        self.popen.send_signal(number)
+        _, errors = self.popen.communicate(timeout=30)
+        return self.popen.returncode, errors
+
+
+class TestRun:
+    def test_to_the_end(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml")
+        assert result.exit_code == 0, result.output
+        run = only_run(work)
+        lines = result.stdout.splitlines()
+        assert lines[0] == f"running {run.path}"
+        assert [line.split(" | ")[0] for line in lines[1:5]] == [
+            f"generation {number}/3" for number in range(4)
+        ]
+        assert "finished: all generations are done; " in result.stdout
+        assert f"loopgene show {run.name}\n" in result.stdout
+        state = run.state()
+        assert (state.state, state.generation) == (State.FINISHED, 3)
+        assert state.original_s is not None
+        assert state.best_s is not None
+        assert state.best_s <= state.original_s
+        assert state.evaluations == run.result()["counts"]["evaluations"]
+        assert len(run.history()) == 4
+        assert run.config() == load_config(work / "tiny.yaml")
+
+    def test_overrides_are_kept_in_the_run_folder(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml", "--set", "search.generations=1", "--set", "home=other")
+        assert result.exit_code == 0
+        (run,) = list_runs(work / "other")
+        assert run.config().search.generations == 1
+        assert f"loopgene show {run.name} --home other" in result.stdout
+
+    def test_a_budget_stops_it(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml", "--set", "budget.evaluations=4")
+        assert result.exit_code == 0
+        assert "stopped: the budget of evaluations is spent" in result.stdout
+        assert only_run(work).state().state is State.STOPPED
+
+
+class TestDryRun:
+    def test_prints_a_config_and_the_size_of_the_space(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml", "--dry-run", "--set", "search.population=64")
+        assert result.exit_code == 0
+        assert not (work / "loopgene-runs").exists()
+        (work / "printed.yaml").write_text(result.stdout)
+        printed = load_config(work / "printed.yaml")
+        assert printed == load_config(work / "tiny.yaml", ["search.population=64"])
+        assert "# 4 sites of 4 distinct shapes" in result.stdout
+        assert re.search(r"# \d+ legal single genes; 10\^\d+\.\d networks", result.stdout)
+        assert re.search(r"# 3 +1x16x4x4 -> 16, 3x3 .* \d+ +\d+", result.stdout) is None
+        assert re.search(r"# 7 +1x16x4x4 -> 16, 3x3 .*\d+ +\d+", result.stdout)
+
+    def test_fewer_transformations_make_a_smaller_space(self, cli: Cli, work: Path) -> None:
+        def sizes(*overrides: str) -> tuple[int, float]:
+            args = [x for o in overrides for x in ("--set", o)]
+            text = cli("run", "tiny.yaml", "--dry-run", *args).stdout
+            found = re.search(r"# (\d+) legal single genes; 10\^([\d.]+)", text)
+            assert found is not None
+            return int(found[1]), float(found[2])
+
+        genes, log10 = sizes()
+        fewer = sizes("search.transformations=[group]", "search.presets=[depthwise]")
+        assert 0 < fewer[0] < genes
+        assert 0 < fewer[1] < log10
+        assert sizes("search.presets=[]")[1] == 0
+
+    def test_the_data_path_of_the_environment(
+        self, cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        args = ("run", "tiny.yaml", "--dry-run", "--set", "data.kind=image_folder")
+        monkeypatch.delenv("LOOPGENE_DATA", raising=False)
+        missing = cli(*args)
+        assert missing.exit_code == 1
+        assert "set the environment variable LOOPGENE_DATA" in missing.stderr
+        monkeypatch.setenv("LOOPGENE_DATA", str(work / "none"))
+        absent = cli(*args)
+        assert absent.stderr == f"loopgene: error: data.path: {work / 'none'} does not exist\n"
+
+
+class TestResume:
+    def test_goes_on_with_a_bigger_budget(self, cli: Cli, work: Path) -> None:
+        cli("run", "tiny.yaml", "--set", "search.generations=1")
+        run = only_run(work)
+        result = cli("run", "tiny.yaml", "--resume")
+        assert result.exit_code == 0, result.output
+        assert only_run(work).name == run.name
+        assert result.stdout.startswith(f"resuming {run.path}\ngeneration 2/3")
+        assert [r["generation"] for r in run.history()] == [0, 1, 2, 3]
+        assert run.config().search.generations == 3
+        assert run.state().state is State.FINISHED
+
+    def test_by_name_in_front_of_the_config(self, cli: Cli, work: Path) -> None:
+        cli("run", "tiny.yaml", "--set", "search.generations=1")
+        cli("run", "tiny.yaml", "--set", "search.generations=1")
+        first, second = list_runs(work / "loopgene-runs")
+        assert cli("run", "--resume", first.name, "tiny.yaml").exit_code == 0
+        assert (first.state().generation, second.state().generation) == (3, 1)
+        assert cli("run", "--resume", "tiny.yaml").exit_code == 0
+
+    def test_nothing_left_to_do(self, cli: Cli, work: Path) -> None:
+        cli("run", "tiny.yaml")
+        result = cli("run", "tiny.yaml", "--resume")
+        assert result.exit_code == 0
+        assert result.stdout == (
+            f"{only_run(work).name} is finished already; "
+            f"see: loopgene show {only_run(work).name}\n"
+        )
+
+    def test_no_run_yet(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml", "--resume")
+        assert result.exit_code == 1
+        assert "there is no run of tiny in loopgene-runs to resume" in result.stderr
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_another_config_is_refused_with_the_difference(
+        self, cli: Cli, work: Path, named: bool
+    ) -> None:
+        cli("run", "tiny.yaml", "--set", "search.generations=1")
+        run = only_run(work)
+        changed = ("--set", "search.population=6", "--set", "model.kwargs.width=16")
+        result = cli("run", "tiny.yaml", *changed, "--resume", *([run.name] if named else []))
+        assert result.exit_code == 1
+        assert result.stderr.splitlines() == [
+            f"loopgene: error: {run.name} has another config and cannot be resumed; "
+            "change these back, or start a new run without --resume:",
+            "  model.kwargs.width: (not given) -> 16",
+            "  search.population: 4 -> 6",
+        ]
+
+    def test_damaged_checkpoint(self, cli: Cli, work: Path) -> None:
+        cli("run", "tiny.yaml", "--set", "search.generations=1")
+        run = only_run(work)
+        run.checkpoint_path.write_text(run.checkpoint_path.read_text()[:200])
+        result = cli("run", "tiny.yaml", "--resume")
+        assert result.exit_code == 1
+        assert f"{run.checkpoint_path} is damaged" in result.stderr
+        assert run.state().state is State.FAILED
+        assert "is damaged" in run.state().message
+
+    def test_damaged_state(self, cli: Cli, work: Path) -> None:
+        cli("run", "tiny.yaml", "--set", "search.generations=1")
+        run = only_run(work)
+        run.state_path.write_text("{")
+        result = cli("run", "tiny.yaml", "--resume")
+        assert result.exit_code == 1
+        assert f"{run.state_path} is damaged" in result.stderr
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_says_how_to_go_on(self, cli: Cli, work: Path, number: signal.Signals) -> None:
+        with Process("run", "tiny.yaml", "--set", ENDLESS) as process:
+            process.wait_for("generation 2/")
+            code, errors = process.stop(number)
+        assert code == 130
+        run = only_run(work)
+        assert run.state().state is State.INTERRUPTED
+        assert errors == (
+            f"interrupted after generation {run.state().generation}; "
+            f"go on with: loopgene run tiny.yaml --set {ENDLESS} --resume\n"
+        )
+        last = run.history()[-1]["generation"]
+        more = f"search.generations={last + 2}"
+        result = cli("run", "tiny.yaml", "--set", more, "--resume")
+        assert result.exit_code == 0, result.output
+        assert [r["generation"] for r in run.history()] == list(range(last + 3))
+
+    def test_kill_and_two_at_once(self, cli: Cli, work: Path) -> None:
+        with Process("run", "tiny.yaml", "--set", ENDLESS) as process:
+            process.wait_for("generation 2/")
+            run = only_run(work)
+            assert cli("runs").stdout.count("running") == 1
+            second = cli("run", "tiny.yaml", "--resume")
+            assert second.exit_code == 1
+            assert f"is already running in process {process.popen.pid} on" in second.stderr
+            assert run.state().pid == process.popen.pid
+            process.stop(signal.SIGKILL)
+        assert run.state().state is State.RUNNING
+        assert cli("runs").stdout.count("interrupted") == 1
+        shown = cli("show")
+        assert shown.exit_code == 1
+        assert "is interrupted and has no result yet" in shown.stderr
+        last = json.loads(run.checkpoint_path.read_text())["state"]["generation"]
+        resumed = cli("run", "tiny.yaml", "--set", f"search.generations={last + 1}", "--resume")
+        assert resumed.exit_code == 0, resumed.output
+        assert [r["generation"] for r in run.history()] == list(range(last + 2))
+
+
+BAD_FIELDS = [
+    ("search.popluation=3", "unknown key search.popluation; did you mean 'population'?"),
+    ("model.spec=resnet20_cifr", "model.spec: unknown name 'resnet20_cifr'; did you mean"),
+    ("data.kind=digit", "data.kind: unknown name 'digit'; did you mean 'digits'?"),
+    ("backend.name=tabel", "backend.name: unknown name 'tabel'; did you mean 'table'?"),
+    ("backend.repeat=3", "backend table: unknown key repeat; did you mean 'repeats'?"),
+    ("backend.repeats=no", "backend table: repeats: "),
+    ("search.strategy=evolve", "search.strategy: unknown name 'evolve'; known: evolution"),
+    ("search.transformations=[grup]", "search.transformations: unknown name 'grup'; did you"),
+    ("search.presets=[seq4]", "search.presets: unknown name 'seq4'; did you mean"),
+    ("capacity.metric=fischer", "capacity.metric: unknown name 'fischer'; did you mean"),
+    ("model.spec=net.py:mak", "did you mean 'make'?"),
+    ("model.spec=none.py:make", "no such file"),
+    ("model.spec=net.py:broken", "RuntimeError: out of neurons"),
+    ("model.spec=net.py:flat", "has no convolution that can be transformed"),
+    ("model.input_shape=1,4,8,8", "the network fails on an input of shape (1, 4, 8, 8)"),
+    ("model.kwargs.depth=3", "the factory failed"),
+    ("model.weights=none.pt", "the weights none.pt do not fit"),
+    ("data.path=tiny.yaml", "takes no path"),
+]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("override", "message"), BAD_FIELDS)
+    def test_fields(self, cli: Cli, work: Path, override: str, message: str) -> None:
+        result = cli("run", "tiny.yaml", "--set", override)
+        assert result.exit_code == 1, result.output
+        assert result.stderr.startswith("loopgene: error: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert list_runs(work / "loopgene-runs") == []
+
+    def test_several_unknown_names(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml", "--set", "backend.name=x", "--set", "data.kind=y")
+        assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+            "loopgene",
+            "  data.kind",
+            "  backend.name",
+        ]
+
+    def test_weights_that_are_no_weights(self, cli: Cli, work: Path) -> None:
+        (work / "weights.pt").write_bytes(b"\x80\x04rubbish")
+        result = cli("run", "tiny.yaml", "--set", "model.weights=weights.pt")
+        assert result.exit_code == 1
+        assert "the weights weights.pt do not fit the network net.py:make" in result.stderr
+
+    @pytest.mark.parametrize("content", [b"", b"- a\n", b"a: [", b"\xff\xfe\x00"])
+    def test_files(self, cli: Cli, work: Path, content: bytes) -> None:
+        (work / "bad.yaml").write_bytes(content)
+        result = cli("run", "bad.yaml")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("loopgene: error: bad.yaml ")
+        assert result.stderr.count("\n") == 1
+
+    def test_no_file(self, cli: Cli, work: Path) -> None:
+        assert "none.yaml: no such file" in cli("run", "none.yaml").stderr
+        assert ". is a folder" in cli("run", ".").stderr
+
+    def test_home_that_is_a_file(self, cli: Cli, work: Path) -> None:
+        result = cli("run", "tiny.yaml", "--set", "home=net.py")
+        assert result.exit_code == 1
+        assert "cannot make the run folder" in result.stderr
+
+    def test_a_measurement_store_that_is_none(self, cli: Cli, work: Path) -> None:
+        home = work / "loopgene-runs"
+        home.mkdir()
+        (home / "measurements.sqlite").write_bytes(b"no database at all" * 100)
+        result = cli("run", "tiny.yaml")
+        assert result.exit_code == 1
+        assert "measurements.sqlite" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert only_run(work).state().state is State.FAILED
+
+    def test_a_defect_keeps_its_traceback(
+        self, cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def defect(*args: object, **kwargs: object) -> None:
+            raise ZeroDivisionError("a defect")
+
+        monkeypatch.setattr("engine.search.run_experiment", defect)
+        with pytest.raises(ZeroDivisionError, match="a defect"):
+            cli("run", "tiny.yaml")
+        state = only_run(work).state()
+        assert (state.state, state.message) == (State.FAILED, "ZeroDivisionError: a defect")
+
+
+def test_yaml_of_the_dry_run_is_what_a_person_would_write(cli: Cli, work: Path) -> None:
+    data = yaml.safe_load(cli("run", "tiny.yaml", "--dry-run").stdout)
+    assert data["backend"] == {"name": "table"}
+    assert data["model"]["input_shape"] == [1, 3, 8, 8]
+
+
+def test_a_log_has_no_control_characters(work: Path) -> None:
+    with Process("run", "tiny.yaml") as process:
+        out, errors = process.popen.communicate(timeout=60)
+    assert process.popen.returncode == 0, errors
+    assert "\x1b" not in out + errors
+    assert "\r" not in out
+    assert time.strftime("%Y") in out

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from engine import problem
+from tests.engine.toys import ParameterMetric
+
+
+@pytest.fixture
+def cheap_metric(monkeypatch):
+    """Capacity is the number of parameters; the metrics that were made, in order."""
+    made = []
+
+    def create_metric(name, model, sites, x, y, **options):
+        made.append(ParameterMetric(sites))
+        return made[-1]
+
+    monkeypatch.setattr(problem, "create_metric", create_metric)
+    return made
