@@ -196,7 +196,7 @@ class Backend(abc.ABC):
         """How whole networks are compiled for this device; None when they cannot be run."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every backend has something to end
         """End the processes that the backend owns."""
 
     def __enter__(self) -> Backend:

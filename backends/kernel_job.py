@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
-from backends.workers.nursery import Stage
+from backends.workers import Stage
 from genomes.nest import ConvShape, LoopNest
 
 if TYPE_CHECKING:

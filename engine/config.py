@@ -362,9 +362,11 @@ def diff(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     """
     before = dict(_leaves(old.model_dump(mode="json")))
     after = dict(_leaves(new.model_dump(mode="json")))
+    sections = list(ExperimentConfig.model_fields)
+    keys = sorted({**before, **after}, key=lambda key: sections.index(key.partition(".")[0]))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
-        for key in [*before, *(k for k in after if k not in before)]
+        for key in keys
         if before.get(key, ...) != after.get(key, ...)
     ]
 

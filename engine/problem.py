@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,15 @@ from genomes.genome import Genome, replay
 from genomes.nest import LoopNest
 from genomes.presets import PRESETS
 from genomes.sites import NotASite, Site, Sites, find_sites
-from genomes.transformations import REGISTRY, get_transformation
+from genomes.transformations import REGISTRY, Phase, get_transformation
 
 if TYPE_CHECKING:
     from torch import nn
 
 STORE_NAME = "measurements.sqlite"
 PACKAGES = ("loopgene", "torch", "apache-tvm", "deap", "numpy", "mlflow")
+
+MakeMetric = Callable[[Sites], CapacityMetric]
 
 
 class ProblemError(LoopGeneError):
@@ -107,7 +109,12 @@ class Problem:
 
 
 @contextlib.contextmanager
-def open_problem(config: ExperimentConfig, run_id: str = "") -> Iterator[Problem]:
+def open_problem(
+    config: ExperimentConfig,
+    run_id: str = "",
+    backend: Backend | None = None,
+    make_metric: MakeMetric | None = None,
+) -> Iterator[Problem]:
     """Build what `config` describes, measure the original's kernels, and close it all at the end.
 
     The global generators are neither read nor advanced.
@@ -115,6 +122,8 @@ def open_problem(config: ExperimentConfig, run_id: str = "") -> Iterator[Problem
     Args:
         config: The experiment, resolved.
         run_id: Stored with every measurement.
+        backend: Instead of the one that `config` names; closed at the end.
+        make_metric: Makes the capacity metric, instead of the one that `config` names.
 
     Raises:
         LoopGeneError: A part cannot be built: its message says which and why.
@@ -123,18 +132,19 @@ def open_problem(config: ExperimentConfig, run_id: str = "") -> Iterator[Problem
     sites = find_sites(model, config.model.input_shape)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(MeasurementStore(config.home / STORE_NAME))
-        inner = stack.enter_context(create_backend(config.backend.name, config.backend.options))
-        backend = StoredBackend(inner, store, run_id)
+        inner = stack.enter_context(
+            backend or create_backend(config.backend.name, config.backend.options)
+        )
         stages = Stages()
-        kernels = Kernels(backend, config.search.schedules, stages)
+        kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
         sites = _measurable(sites, kernels)
-        metric = _metric(config, model, sites)
+        metric = make_metric(sites) if make_metric else _metric(config, model, sites)
         problem = Problem(
             config=config,
             model=model,
             sites=sites,
             metric=metric,
-            backend=backend,
+            backend=kernels.backend,
             store=store,
             kernels=kernels,
             space=_space(config, sites, inner, kernels),
@@ -189,7 +199,9 @@ def _space(
     for name in presets:
         if name not in PRESETS:
             raise ProblemError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
-    return CountedSpace(sites.sites, names, presets, search.max_genes, kernels.proposals)
+    scheduled = any(REGISTRY[name].phase is Phase.SCHEDULE for name in names)
+    schedules = kernels.proposals if scheduled else None
+    return CountedSpace(sites.sites, names, presets, search.max_genes, schedules)
 
 
 def _metric(config: ExperimentConfig, model: nn.Module, sites: Sites) -> CapacityMetric:

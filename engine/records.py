@@ -123,6 +123,17 @@ def _finalist(finalist: Finalist) -> dict[str, Any]:
     }
 
 
+def finalist_metrics(finalist: Finalist, original: EndToEndOutcome) -> dict[str, float]:
+    """What a tracker keeps of a finalist, units in the names."""
+    metrics: dict[str, float] = {}
+    if isinstance(finalist.end_to_end, NetworkTimes):
+        metrics["end_to_end_ms"] = finalist.end_to_end.median_s * 1e3
+        metrics["end_to_end_error"] = finalist.end_to_end.error
+        if isinstance(original, NetworkTimes):
+            metrics["original_end_to_end_ms"] = original.median_s * 1e3
+    return metrics
+
+
 def _sites(problem: Problem, genome: Genome) -> list[dict[str, Any]]:
     return [
         {

@@ -115,7 +115,7 @@ def _searched(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     counts = result["counts"]
     rows.append(("candidates", f"{counts['evaluations']} in {counts['generations']} generations"))
     rows.append(("ended", f"{result['state']} ({result['reason']})"))
-    return "## What was searched\n\n" + _table(("", ""), rows)
+    return "## What was searched\n\n" + "\n".join(f"- **{key}**: {value}" for key, value in rows)
 
 
 def _found(result: Mapping[str, Any]) -> str:
@@ -124,7 +124,7 @@ def _found(result: Mapping[str, Any]) -> str:
     end_to_end = any("end_to_end_s" in figures for _, figures in networks)
     head = ["network", "kernels", "ratio"]
     if end_to_end:
-        head += ["end to end", "quartiles", "ratio"]
+        head += ["end to end", "IQR", "ratio"]
     head += ["capacity", "MACs", "parameters"]
     rows = []
     for name, figures in networks:
@@ -141,7 +141,11 @@ def _found(result: Mapping[str, Any]) -> str:
         "minimises. "
     )
     if end_to_end:
-        text += "*End to end*: the whole network, median; all in turns in one process. "
+        count = len(original.get("end_to_end_times_s", ()))
+        text += (
+            f"*End to end*: the whole network, median of {count} timings and their interquartile "
+            "range, all networks in turns in one process. "
+        )
     text += "*Capacity* is relative to the original; MACs and parameters are those of all sites."
     return "## What was found\n\n" + _table(head, rows) + "\n\n" + text
 
@@ -150,11 +154,11 @@ def _end_to_end(original: Mapping[str, Any], figures: Mapping[str, Any]) -> list
     if "end_to_end_failure" in figures:
         return [str(figures["end_to_end_failure"]), "-", "-"]
     median_s, times_s = figures.get("end_to_end_s"), figures.get("end_to_end_times_s") or []
-    quartiles = "-"
-    if len(times_s) > 1:
+    spread = "-"
+    if median_s and len(times_s) > 1:
         low, _, high = statistics.quantiles(times_s, n=4, method="inclusive")
-        quartiles = f"{time_text(low)} to {time_text(high)}, {len(times_s)} timings"
-    return [time_text(median_s), quartiles, ratio_text(original.get("end_to_end_s"), median_s)]
+        spread = share_text(high - low, median_s)
+    return [time_text(median_s), spread, ratio_text(original.get("end_to_end_s"), median_s)]
 
 
 def _sites(result: Mapping[str, Any]) -> str:
@@ -198,11 +202,13 @@ def _effort(result: Mapping[str, Any]) -> str:
     ]
     rejected = _counted(counts["rejected"])
     parts.append(
-        _table(("candidates rejected", ""), rejected) if rejected else "No candidate was rejected."
+        _table(("candidates rejected", "count"), rejected)
+        if rejected
+        else "No candidate was rejected."
     )
     dropped = _counted(counts["dropped_genes"])
     if dropped:
-        parts.append(_table(("genes dropped by the repair", ""), dropped))
+        parts.append(_table(("genes dropped by the repair", "count"), dropped))
     return "\n\n".join(parts)
 
 

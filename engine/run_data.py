@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from engine.fitness import ROUNDING
 from engine.runs import RunDir
+
+ROUNDING = 1e-6
+"""As in `engine.fitness`, which needs torch: what the order of summation alone changes."""
 
 
 @dataclass(frozen=True)

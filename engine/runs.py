@@ -159,9 +159,11 @@ class RunDir:
             RunError: The run has no result yet, or it is damaged.
         """
         if not self.result_path.exists():
+            state = self.state()
+            how = f"failed ({state.message})" if state.message else f"is {state.displayed.value}"
             raise RunError(
-                f"run {self.name} is {self.state().displayed.value} and has no result yet; "
-                f"finish it with: loopgene run {self.config_path} --resume {self.name}"
+                f"run {self.name} {how} and has no result yet; "
+                f"go on with: loopgene run {self.config_path} --resume {self.name}"
             )
         data = self.read_json(self.result_path)
         if not isinstance(data, dict):

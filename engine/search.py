@@ -8,7 +8,6 @@ been interrupted, as long as the backend gives the same answers.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,17 +19,10 @@ from engine.archive import Archive
 from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from engine.config import ExperimentConfig, config_hash
 from engine.evaluation import OK, Evaluation, Generation
-from engine.finalists import (
-    ORIGINAL,
-    Finalist,
-    best_finalist,
-    choose_finalists,
-    measure_finalists,
-)
+from engine.finalists import best_finalist, choose_finalists, measure_finalists, rest_s
 from engine.fitness import Evaluator
-from engine.network import NetworkTimes
 from engine.problem import Problem, open_problem
-from engine.records import EndToEndOutcome, final_metrics, history_record, result_record, summary
+from engine.records import final_metrics, finalist_metrics, history_record, result_record, summary
 from engine.runs import RunDir, write_atomic
 from engine.strategies import create_strategy
 from engine.tracking import NullTracker, Tracker
@@ -43,11 +35,10 @@ OnGeneration = Callable[[Generation, Evaluation], None]
 FINISHED = "finished"
 STOPPED = "stopped"
 FAILED = "failed"
+INTERRUPTED = "interrupted"
 
 FEWEST_KEPT = 16
 """Legal candidates that the archive keeps at least."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,20 +92,41 @@ def run_experiment(
             "start in another folder"
         )
     with open_problem(config, run.name) as problem:
-        search = Search(problem, run, tracker, started_s, saved)
-        facts = {**problem.facts(), "original": summary(search.original)}
-        tracker.start(run.path, config.model_dump(mode="json"), facts)
-        try:
-            state, reason = search.run(on_generation)
-            record = search.conclude(state, reason)
-            text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-            write_atomic(run.result_path, text)
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            tracker.finish(STOPPED if interrupted else FAILED, {})
-            raise
-        tracker.artifact(run.result_path)
-        tracker.finish(state, final_metrics(record))
+        return search_problem(problem, run, tracker, on_generation, saved, started_s)
+
+
+def search_problem(
+    problem: Problem,
+    run: RunDir,
+    tracker: Tracker,
+    on_generation: OnGeneration | None = None,
+    saved: dict[str, Any] | None = None,
+    started_s: float | None = None,
+) -> SearchResult:
+    """`run_experiment` for a problem that is already built.
+
+    Args:
+        problem: What is searched.
+        run: Where it is recorded.
+        tracker: Told of everything; must not raise.
+        on_generation: Called after every generation.
+        saved: State of a checkpoint to go on from.
+        started_s: `time.monotonic()` when the search began in this process; None: now.
+    """
+    started_s = time.monotonic() if started_s is None else started_s
+    search = Search(problem, run, tracker, started_s, saved)
+    facts = {**problem.facts(), "original": summary(search.original)}
+    tracker.start(run.path, problem.config.model_dump(mode="json"), facts)
+    try:
+        state, reason = search.run(on_generation)
+        record = search.conclude(state, reason)
+        write_atomic(run.result_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        tracker.finish(INTERRUPTED if interrupted else FAILED, {})
+        raise
+    tracker.artifact(run.result_path)
+    tracker.finish(state, final_metrics(record))
     return SearchResult(state, reason, record)
 
 
@@ -157,7 +169,7 @@ class Search:
         self._dropped: Counter[str] = Counter()
         self._before: Counter[str] = Counter()
         self._elapsed_before_s = 0.0
-        self._rest_s = _rest_s(problem) if saved is None else saved["rest_s"]
+        self._rest_s = self._measured_rest_s() if saved is None else saved["rest_s"]
         objective = replace(
             problem.objective, original_s=problem.objective.original_s + self._rest_s
         )
@@ -175,6 +187,11 @@ class Search:
             self._restore(saved)
         # Lines of generations that no checkpoint knows are written again.
         run.rewind_history(self._generation)
+
+    def _measured_rest_s(self) -> float:
+        problem = self._problem
+        variant = problem.variant(Genome())
+        return rest_s(problem.measure_end_to_end, variant, problem.objective.original_s)
 
     @property
     def elapsed_s(self) -> float:
@@ -338,7 +355,7 @@ class Search:
         )
         for finalist in finalists:
             self._tracker.finalist(
-                finalist.name, finalist.evaluation, _finalist_metrics(finalist, times)
+                finalist.name, finalist.evaluation, finalist_metrics(finalist, times)
             )
         progress = {
             "state": state,
@@ -361,31 +378,3 @@ class Search:
             self._archive.front,
             progress,
         )
-
-
-def _rest_s(problem: Problem) -> float:
-    """Seconds of everything that is no site: the whole original network less its kernels."""
-    if problem.measure_end_to_end is None:
-        return 0.0
-    variant = problem.variant(Genome())
-    outcome = problem.measure_end_to_end({ORIGINAL: variant})[ORIGINAL]
-    if isinstance(outcome, NetworkTimes):
-        return max(0.0, outcome.median_s - problem.objective.original_s)
-    logger.warning(
-        "the original network could not be measured end to end (%s: %s); latencies are sums of "
-        "kernels only",
-        outcome.kind.value,
-        outcome.message,
-    )
-    return 0.0
-
-
-def _finalist_metrics(finalist: Finalist, original: EndToEndOutcome) -> dict[str, float]:
-    """What a tracker keeps of a finalist, units in the names."""
-    metrics: dict[str, float] = {}
-    if isinstance(finalist.end_to_end, NetworkTimes):
-        metrics["end_to_end_ms"] = finalist.end_to_end.median_s * 1e3
-        metrics["end_to_end_error"] = finalist.end_to_end.error
-        if isinstance(original, NetworkTimes):
-            metrics["original_end_to_end_ms"] = original.median_s * 1e3
-    return metrics

@@ -43,20 +43,19 @@ def nest_function(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tirx.Prim
     are those of `kernel_packings`, in order.
     """
     shape = nest.shape
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name("main")
-            data = _argument("input", shape.input_shape)
-            residual = _argument("residual", shape.output_shape) if epilogue.residual else None
-            weights = [
-                _argument(f"weight_{i}", packing.shape)
-                for i, packing in enumerate(kernel_packings(nest))
-            ]
-            bias = _argument("bias", (shape.out_channels,)) if shape.bias else None
-            output = _argument("output", shape.output_shape)
-            for form in statement_forms(nest, epilogue):
-                weight = weights[form.argument]
-                _Emitter(nest, form, data, residual, weight, bias, output).statement()
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        data = _argument("input", shape.input_shape)
+        residual = _argument("residual", shape.output_shape) if epilogue.residual else None
+        weights = [
+            _argument(f"weight_{i}", packing.shape)
+            for i, packing in enumerate(kernel_packings(nest))
+        ]
+        bias = _argument("bias", (shape.out_channels,)) if shape.bias else None
+        output = _argument("output", shape.output_shape)
+        for form in statement_forms(nest, epilogue):
+            weight = weights[form.argument]
+            _Emitter(nest, form, data, residual, weight, bias, output).statement()
     return builder.get()
 
 

@@ -4,32 +4,25 @@ Every schedule has the same form: a register tile, the reduction loops around it
 over tiles outside, of which the outer ones are fused and run in parallel:
 
     parallel n+co.0+ho.0:
-        wo.0:
-            acc = bias                                      decompose_reduction
-            ci, kh:
+        for wo.0:
+            acc = bias                                          decompose_reduction
+            for ci, kh:
                 unroll kw, ho.1, wo.1:
-                    vectorize co.1: acc += weight * input   pack(weight), pack(accumulator)
-            output = acc                                    cache_write
+                    vectorize co.1: acc += weight * input       pack weight, pack accumulator
+            output = acc                                        cache_write
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, prod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from backends.lowering.geometry import StatementForm, statement_forms
-from backends.lowering.tiles import (
-    PAD_SLOTS,
-    PARALLEL_SLOTS,
-    Tile,
-    tile_slots,
-    tiles,
-)
+from backends.lowering.geometry import statement_forms
+from backends.lowering.plans import Plan, ranked_plans
+from backends.lowering.tiles import Tile
 from genomes.gene import Gene, Value
-from genomes.nest import REDUCTION_LOOPS, LoopNest, Statement
+from genomes.nest import REDUCTION_LOOPS, LoopNest
 from genomes.transformations import REGISTRY, Kind, Phase, apply
 
 if TYPE_CHECKING:
@@ -41,45 +34,135 @@ CPU_TRANSFORMATIONS = frozenset(
 """Names of the transformations that lower to a CPU kernel."""
 
 CANDIDATES = 10
+PLANS_PER_TILE = 2
 MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A schedule in outline.
-
-    Attributes:
-        tile: What is computed in registers.
-        fused: How many of the loops n, co, ho, wo over tiles are fused.
-        pads_inside: Whether the input is padded inside the fused loop, else beforehand.
-        parallel: Whether the fused loop is parallel.
-    """
-
-    tile: Tile
-    fused: int
-    pads_inside: bool
-    parallel: bool
-
-
 def default_schedule(nest: LoopNest, features: CpuFeatures) -> LoopNest:
-    """`nest` with the best estimated schedule for every statement that has none."""
+    """`nest` with the schedule of the best estimate for every statement that has none."""
     if all(s.has_schedule for s in nest.statements):
         return nest
-    fresh = _default(nest.unscheduled(), features)
-    kept = [
-        old if old.has_schedule else new
-        for old, new in zip(nest.statements, fresh.statements, strict=True)
-    ]
-    return LoopNest(nest.shape, tuple(kept))
+    return _completed(nest, _ranked(nest.unscheduled(), features, 1)[0])
 
 
 def schedule_candidates(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
-    """Schedules worth measuring for the statements without one, the default first."""
-    fresh = _candidates(nest.unscheduled(), features)
-    merged = []
-    for candidate in fresh:
-        pairs = zip(nest.statements, candidate.statements, strict=True)
-        statements = tuple(old if old.has_schedule else new for old, new in pairs)
-        merged.append(LoopNest(nest.shape, statements))
-    return tuple(dict.fromkeys(merged))
+    """Schedules worth measuring for the statements that have none, the default first."""
+    ranked = _ranked(nest.unscheduled(), features, CANDIDATES)
+    return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
+
+
+def _completed(nest: LoopNest, scheduled: LoopNest) -> LoopNest:
+    """`nest` with the schedules of `scheduled` where it has none."""
+    pairs = zip(nest.statements, scheduled.statements, strict=True)
+    statements = (old if old.has_schedule else new for old, new in pairs)
+    return LoopNest(nest.shape, tuple(statements))
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranked(nest: LoopNest, features: CpuFeatures, count: int) -> tuple[LoopNest, ...]:
+    """Up to `count` schedules of an unscheduled nest, best estimate first."""
+    choices = [_diverse(ranked_plans(f, features), count) for f in statement_forms(nest)]
+    schedules = []
+    for rank in range(max(len(plans) for plans in choices)):
+        scheduled = nest
+        for index, plans in enumerate(choices):
+            plan = plans[min(rank, len(plans) - 1)]
+            scheduled = _Writer(scheduled, index).write(plan)
+        schedules.append(scheduled)
+    return tuple(schedules)
+
+
+def _diverse(plans: Sequence[Plan], count: int) -> list[Plan]:
+    """The first plans, few for each tile and at least a third of each sort if there are any."""
+    chosen: list[Plan] = []
+    uses: dict[Tile | bool, int] = {}
+    most = {True: count - count // 3, False: count - count // 3}
+    for plan in plans:
+        sort = plan.tile.by_channel
+        if uses.get(plan.tile, 0) < PLANS_PER_TILE and uses.get(sort, 0) < most[sort]:
+            chosen.append(plan)
+            uses[plan.tile] = uses.get(plan.tile, 0) + 1
+            uses[sort] = uses.get(sort, 0) + 1
+    return chosen[:count]
+
+
+class _Writer:
+    """Writes a plan as genes of one statement."""
+
+    def __init__(self, nest: LoopNest, index: int) -> None:
+        self._nest = nest
+        self._index = index
+
+    def write(self, plan: Plan) -> LoopNest:
+        """The nest with the plan's genes applied."""
+        tile = plan.tile
+        outer, inner = self._tiled(tile)
+        loops = [*outer, *REDUCTION_LOOPS, *inner]
+        if loops != list(self._extents()):
+            self._do("interchange", order=tuple(loops))
+        fused = outer[: plan.fused]
+        if len(fused) > 1:
+            self._do("fuse", loops=tuple(fused))
+        outer = ["+".join(fused), *outer[plan.fused :]]
+        self._do("cache_write", loop=outer[-1])
+        if plan.pads_inside:
+            self._do("compute_at", loop=outer[0])
+        if tile.channels > 1:
+            self._do("pack", operand="weight", lanes=tile.channels)
+        if tile.by_channel:
+            self._do("pack", operand="accumulator", lanes=tile.channels)
+        if plan.parallel:
+            self._do("parallel", loop=outer[0])
+        self._unroll(tile, inner)
+        if tile.width > 1:
+            self._do("vectorize", loop=inner[-1])
+        self._do("decompose_reduction", loop=REDUCTION_LOOPS[0])
+        return self._nest
+
+    def _tiled(self, tile: Tile) -> tuple[list[str], list[str]]:
+        """Split the spatial loops; (loops over tiles, loops of a tile), outermost first."""
+        channels, channel = self._split("co", tile.channels)
+        if tile.flat:
+            self._do("fuse", loops=("ho", "wo"))
+            rows, row = [], []
+            columns, column = self._split("ho+wo", tile.columns)
+        else:
+            rows, row = self._split("ho", tile.rows)
+            columns, column = self._split("wo", tile.columns)
+        outer = ["n", *channels, *rows, *columns]
+        if tile.by_channel:
+            return outer, [*row, *column, *channel]
+        vectors, vector = self._split(column[0], tile.width) if column else ([], [])
+        return outer, [*row, *channel, *vectors, *vector]
+
+    def _split(self, loop: str, factor: int) -> tuple[list[str], list[str]]:
+        """The loop over parts of `factor` iterations and the loop inside, where there are any."""
+        extent = self._extents()[loop]
+        if factor == extent:
+            return [], [loop]
+        if factor == 1:
+            return [loop], []
+        self._do("split", loop=loop, factor=factor)
+        return [f"{loop}.0"], [f"{loop}.1"]
+
+    def _unroll(self, tile: Tile, inner: Sequence[str]) -> None:
+        extents = self._extents()
+        copies = 1
+        for loop in inner[: -1 if tile.width > 1 else None]:
+            if extents[loop] > 1:
+                self._do("unroll", loop=loop)
+                copies *= extents[loop]
+        for loop in reversed(REDUCTION_LOOPS):
+            copies *= extents[loop]
+            if copies > MOST_UNROLLED:
+                return
+            if extents[loop] > 1 and loop != "ci":
+                self._do("unroll", loop=loop)
+
+    def _extents(self) -> dict[str, int]:
+        statement = self._nest.statements[self._index]
+        return {x.name: x.extent for x in statement.scheduled(self._nest.shape.batch).loops}
+
+    def _do(self, op: str, **args: Value) -> None:
+        self._nest = apply(self._nest, Gene.of(op, self._index, **args))

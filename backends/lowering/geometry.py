@@ -9,6 +9,9 @@ from itertools import pairwise
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from genomes.nest import Loop, LoopNest, Schedule, Statement
 
+PARALLEL_ELEMENTS = 16384
+"""Smaller copies are not worth waking the other threads for."""
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -85,6 +88,17 @@ class StatementForm:
     def pads(self) -> bool:
         """Whether a padded copy of the input is made."""
         return not all(span.inside for span in self.spans)
+
+    @property
+    def padded_elements(self) -> int:
+        """Elements of the padded copy."""
+        a, (rows, columns) = self.statement.inputs, self.spans
+        return self.batch * a.groups * a.count * rows.span * columns.span
+
+    @property
+    def pads_in_parallel(self) -> bool:
+        """Whether the padded copy is large enough to wake the other threads for it."""
+        return self.padded_elements >= PARALLEL_ELEMENTS
 
     @property
     def accumulates(self) -> bool:

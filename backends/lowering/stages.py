@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from tvm import s_tir
 
-from backends.lowering.geometry import StatementForm
+from backends.lowering.geometry import PARALLEL_ELEMENTS, StatementForm
 
 MAX_VECTOR = 64
-PARALLEL_ELEMENTS = 16384
-"""Smaller copies are not worth waking the other threads for."""
 
 
 def schedule_root_pad(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
     """Pad before the convolution: channels in parallel."""
-    n, c, _ = sch.get_loops(pad)
-    a = form.statement.inputs
-    elements = form.batch * a.groups * a.count * prod(span.span for span in form.spans)
-    if elements >= PARALLEL_ELEMENTS:
+    if form.pads_in_parallel:
+        n, c, _ = sch.get_loops(pad)
         sch.parallel(sch.fuse(n, c))
 
 

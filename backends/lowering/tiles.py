@@ -38,9 +38,6 @@ UNALIGNED_SLOTS = 2.0
 TRANSPOSED_SLOTS = 0.65
 SCALAR_SLOTS = 1.0
 STORE_SLOTS = 1.5
-PAD_SLOTS = 0.5
-PARALLEL_SLOTS = 4000
-"""What waking the other threads costs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ Nothing survives the pool: workers die with the process that owns it, even by SI
 
 from __future__ import annotations
 
+from backends.workers.nursery import Stage
 from backends.workers.pool import WorkerPool
 from backends.workers.results import (
     Crashed,
@@ -27,6 +28,7 @@ from backends.workers.results import (
 __all__ = [
     "WorkerPool",
     "WorkerSpec",
+    "Stage",
     "JobResult",
     "Finished",
     "Raised",

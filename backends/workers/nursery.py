@@ -34,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_MS = 1000
 
 Stage = Callable[[str], None]
+"""Tells the pool that a job enters a stage; returns when it may."""
 
 
 @dataclass(frozen=True)
@@ -145,17 +146,18 @@ class _Nursery:
             pid = os.fork()
         except OSError as error:
             _tell(self._control, "refused", request, error.strerror)
-            pid = -1
-        if pid == 0:
-            self._become_worker(nursery, channel, log)
+        else:
+            if pid == 0:
+                self._become_worker(nursery, channel, log)
+            self._adopt(request, pid)
+        finally:
+            os.close(channel)
+            os.close(log)
+
+    def _adopt(self, request: int, pid: int) -> None:
         # Both sides set the group, so that neither sees the worker outside of it.
-        if pid > 0:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpgid(pid, pid)
-        os.close(channel)
-        os.close(log)
-        if pid < 0:
-            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(pid, pid)
         watch = os.pidfd_open(pid)
         self._workers[watch] = pid
         self._poll.register(watch, select.POLLIN)

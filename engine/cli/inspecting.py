@@ -67,9 +67,9 @@ def inspect(
     outcomes, device = _measured(config, found) if measure and found.sites else ({}, "")
     if found.sites:
         out.print(_table(found, outcomes))
+        out.print("options: ready-made changes (presets) that apply to the site")
     if device:
-        out.print(f"Times: median of each kernel on {device}.")
-    out.print("Options: preset changes of the convolution itself that apply to the site.")
+        out.print(f"time: median of the site's kernel on {device}, all calls", soft_wrap=True)
     for line in _left_alone(sites.others):
         out.print(line, soft_wrap=True)
 

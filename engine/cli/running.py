@@ -215,7 +215,7 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
             run_dir.update(state=State.FAILED, message=_one_line(error))
             raise
         run_dir.update(state=State(result.state), message=result.reason)
-    _report(run_dir, result.record)
+    _report(run_dir, experiment.home, result.record)
 
 
 def _notes(
@@ -256,7 +256,7 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, LoopGeneError) else f"{type(error).__name__}: {text}"
 
 
-def _report(run_dir: RunDir, record: Mapping[str, Any]) -> None:
+def _report(run_dir: RunDir, home: Path, record: Mapping[str, Any]) -> None:
     """What came out, and what to do with it."""
     from engine.cli.showing import figures, headline
 
@@ -264,6 +264,6 @@ def _report(run_dir: RunDir, record: Mapping[str, Any]) -> None:
     for line in headline(record):
         out.print(line, soft_wrap=True)
     out.print(figures(record))
-    at = elsewhere(run_dir.path.parent)
+    at = elsewhere(home)
     out.print(f"site by site: loopgene show {run_dir.name}{at}", soft_wrap=True)
     out.print(f"to use it:    loopgene export {run_dir.name}{at}", soft_wrap=True)

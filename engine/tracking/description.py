@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.numbers import span_text, time_text
+from engine.numbers import ratio_text, span_text, time_text
 
 
 def tags_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
@@ -14,18 +14,12 @@ def tags_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, st
     found = {
         "model": _at(config, "model", "spec"),
         "backend": _at(config, "backend", "name"),
-        "device": device_name(facts),
+        "device": _at(facts, "device", "name"),
         "strategy": _at(config, "search", "strategy"),
         "mode": _at(config, "search", "mode"),
         "loopgene.version": _at(facts, "versions", "loopgene"),
     }
     return {key: str(value) for key, value in found.items() if value is not None}
-
-
-def device_name(facts: Mapping[str, Any]) -> str | None:
-    """The device's name for people."""
-    name = _at(facts, "device", "name")
-    return None if name is None else str(name)
 
 
 def describe(
@@ -35,7 +29,7 @@ def describe(
     state: str,
     run_dir: Path,
 ) -> str:
-    """The description of a run, in Markdown.
+    """The description of a run, in Markdown; MLflow shows its first lines.
 
     Args:
         config: The resolved experiment.
@@ -44,45 +38,45 @@ def describe(
         state: How the search stands.
         run_dir: Where its files are.
     """
-    lines = [_headline(facts, metrics, state), "", *_table(config, facts, metrics)]
-    lines += ["", f"Everything else is in `{run_dir}` (`loopgene show {run_dir.name}`)."]
-    return "\n".join(lines)
+    paragraphs = [
+        _headline(facts, metrics, state),
+        _searched(config, facts, metrics),
+        f"Files: `{run_dir}`; `loopgene show {run_dir.name}`",
+    ]
+    return "\n\n".join(paragraphs)
 
 
 def _headline(facts: Mapping[str, Any], metrics: Mapping[str, float], state: str) -> str:
-    original_s = _at(facts, "original", "latency_s")
-    if original_s is None or "latency/best_ms" not in metrics:
+    """How much faster, and what was timed: the whole network if it could be."""
+    before_ms = metrics.get("result/original_end_to_end_ms")
+    after_ms = metrics.get("result/found_end_to_end_ms")
+    timed = "whole network"
+    if before_ms is None or after_ms is None:
+        original_s = _at(facts, "original", "latency_s")
+        before_ms = None if original_s is None else original_s * 1e3
+        after_ms = metrics.get("best/latency_ms")
+        timed = "sum of its kernels"
+    if before_ms is None or after_ms is None:
         return f"**{state}**"
-    best_s = metrics["latency/best_ms"] / 1e3
-    return (
-        f"**{original_s / best_s:.2f}x** ({state}): {time_text(original_s)} → "
-        f"{time_text(best_s)}, sum of the measured kernels"
-    )
+    times = f"{time_text(before_ms / 1e3)} → {time_text(after_ms / 1e3)}"
+    return f"**{ratio_text(before_ms, after_ms)} faster**, {times} ({timed}); {state}"
 
 
-def _table(
+def _searched(
     config: Mapping[str, Any], facts: Mapping[str, Any], metrics: Mapping[str, float]
-) -> list[str]:
-    shape = _at(config, "model", "input_shape")
-    sites = facts.get("sites")
-    end_to_end = metrics.get("final/end_to_end_speedup")
-    elapsed_s = metrics.get("search/elapsed_s")
-    rows = {
-        "network": _joined(_at(config, "model", "spec"), shape and "x".join(map(str, shape))),
-        "convolutions searched": len(sites) if isinstance(sites, list | tuple) else sites,
-        "device": _joined(device_name(facts), _at(config, "backend", "name")),
-        "strategy": _joined(_at(config, "search", "strategy"), _at(config, "search", "mode")),
-        "whole network": end_to_end and f"{end_to_end:.2f}x, measured end to end",
-        "candidates": metrics.get("search/evaluations"),
-        "searched for": elapsed_s and span_text(elapsed_s),
-    }
-    known = {key: value for key, value in rows.items() if value}
-    cells = (f"{value:g}" if isinstance(value, float) else value for value in known.values())
-    return ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in zip(known, cells, strict=True))]
-
-
-def _joined(*parts: Any) -> str:
-    return ", ".join(str(part) for part in parts if part)
+) -> str:
+    shape, sites = _at(config, "model", "input_shape"), facts.get("sites")
+    count = len(sites) if isinstance(sites, list | tuple) else sites
+    candidates, elapsed_s = metrics.get("search/evaluations"), metrics.get("search/elapsed_s")
+    known = [
+        _at(config, "model", "spec"),
+        shape and "x".join(map(str, shape)),
+        count and f"{count} convolutions",
+        _at(facts, "device", "name"),
+        candidates and f"{candidates:.0f} candidates",
+        elapsed_s and span_text(elapsed_s),
+    ]
+    return " · ".join(str(part) for part in known if part)
 
 
 def _at(data: Mapping[str, Any], *keys: str) -> Any:

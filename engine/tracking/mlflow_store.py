@@ -87,7 +87,16 @@ def default_uri(home: Path) -> str:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The tracking URI of a SQLite file."""
+    """The tracking URI of a SQLite file.
+
+    Raises:
+        TrackingError: MLflow would make another file: it reads these characters as part of a URI.
+    """
+    if set("%?#") & set(str(path)):
+        raise TrackingError(
+            f"MLflow cannot open {path}: the path has one of the characters % ? #; "
+            "choose another home, or set tracking.uri"
+        )
     return f"sqlite:///{path}"
 
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.evaluation import Evaluation, Generation
@@ -18,7 +19,7 @@ from engine.tracking.base import Tracker
 from engine.tracking.description import describe, tags_of
 from engine.tracking.mlflow_store import Store, open_store, quiet_mlflow
 from engine.tracking.recorder import Recorder, finite, flatten
-from engine.tracking.run_record import TOKEN_TAG, RunRecord
+from engine.tracking.run_record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -40,6 +41,9 @@ REFRESH_S = 60.0
 
 REFRESH_SHARE = 0.02
 """The drawing takes this share of the time at most."""
+
+FOLDER = "folder"
+"""The tag that names the run folder."""
 
 STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """MLflow's word for the state in which a search ends; KILLED for every other state."""
@@ -70,7 +74,6 @@ class MlflowTracker(Tracker):
         self._home = home
         self._refresh_s = refresh_s
         self._run_id: str | None = None
-        self._session = 0
         self._last = -1
         self._latest: dict[str, float] = {}
         self._pending: list[Metric] = []
@@ -87,18 +90,19 @@ class MlflowTracker(Tracker):
         with quiet_mlflow():
             self._store = open_store(self._uri, self._experiment, self._home)
             record = RunRecord.load(run_dir, self._store.uri, self._experiment)
-            run = self._existing(record.run_id, record.token) if record else None
+            run = self._existing(record.run_id, {FOLDER: str(run_dir)}) if record else None
             if record is None or run is None:
                 record = RunRecord(self._store.uri, self._experiment)
                 record.save(run_dir)
-                run = self._new(run_dir.name, record.token)
+                run = self._new(run_dir.name, {FOLDER: str(run_dir)})
             record.run_id = self._run_id = run.info.run_id
+            record.sessions += 1
             record.save(run_dir)
             self._record = record
             self._continue(run)
             if (run_dir / "config.yaml").is_file():
                 self.artifact(run_dir / "config.yaml")
-        self._refresh_at_s = time.monotonic() + self._refresh_s
+        self._refresh_at_s = monotonic() + self._refresh_s
 
     def generation(self, generation: Generation) -> None:
         if generation.number <= self._last:
@@ -115,7 +119,7 @@ class MlflowTracker(Tracker):
                 self._best_key = generation.best.genome.key
             self._flush(tables=generation.number)
             self._last = generation.number
-            if time.monotonic() >= self._refresh_at_s:
+            if monotonic() >= self._refresh_at_s:
                 self._refresh()
 
     def finalist(self, name: str, evaluation: Evaluation, metrics: Mapping[str, float]) -> None:
@@ -132,7 +136,7 @@ class MlflowTracker(Tracker):
             }
             grouped = {f"finalist/{key}": value for key, value in finite(known).items()}
             client = self._store.client
-            client.log_batch(run_id, metrics=_metrics(grouped, self._session))
+            client.log_batch(run_id, metrics=_metrics(grouped, self._record.sessions - 1))
             client.log_text(run_id, evaluation.genome.dumps(), "genome.json")
             client.log_text(run_id, str(evaluation.genome).replace("; ", "\n"), "genome.txt")
             client.set_terminated(run_id, "FINISHED")
@@ -147,8 +151,8 @@ class MlflowTracker(Tracker):
             )
 
     def finish(self, state: str, metrics: Mapping[str, float]) -> None:
-        final = {f"final/{key}": value for key, value in finite(metrics).items()}
-        self._pending += _metrics(final, self._session)
+        final = {f"result/{key}": value for key, value in finite(metrics).items()}
+        self._pending += _metrics(final, self._record.sessions - 1)
         with quiet_mlflow():
             self._store.check()
             if self._population:
@@ -163,15 +167,14 @@ class MlflowTracker(Tracker):
         assert self._run_id is not None, "start comes first"
         return self._run_id
 
-    def _existing(self, run_id: str | None, token: str) -> Run | None:
-        """A run that is there and not in the trash."""
+    def _existing(self, run_id: str | None, tags: Mapping[str, str]) -> Run | None:
+        """A run that is there and not in the trash: by its id, or by tags if a kill took that."""
         from mlflow.exceptions import MlflowException
 
         client = self._store.client
         if run_id is None:
-            found = client.search_runs(
-                [self._store.experiment_id], f"tags.`{TOKEN_TAG}` = '{token}'", max_results=1
-            )
+            wanted = " and ".join(f"tags.`{k}` = {_quoted(v)}" for k, v in tags.items())
+            found = client.search_runs([self._store.experiment_id], wanted, max_results=1)
             return found[0] if found else None
         try:
             run = client.get_run(run_id)
@@ -181,16 +184,14 @@ class MlflowTracker(Tracker):
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _new(self, name: str, token: str, parent: str | None = None) -> Run:
+    def _new(self, name: str, own: Mapping[str, str]) -> Run:
         tags = {
             **tags_of(self._config, self._facts),
-            "mlflow.user": getpass.getuser(),
+            "mlflow.user": _user(),
             "mlflow.source.name": "loopgene",
             "mlflow.source.type": "LOCAL",
-            TOKEN_TAG: token,
+            **own,
         }
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
         return self._store.client.create_run(self._store.experiment_id, tags=tags, run_name=name)
 
     def _continue(self, run: Run) -> None:
@@ -200,7 +201,6 @@ class MlflowTracker(Tracker):
         self._last = max((point.step for point in points), default=-1)
         self._latest = dict(run.data.metrics)
         self._recorder = Recorder(self._facts.get("original") or {}, self._latest)
-        self._session = int(run.data.tags.get("loopgene.sessions", "0"))
         if run.info.status != "RUNNING":
             client.update_run(self._id, status="RUNNING")
         from mlflow.entities import Param
@@ -210,16 +210,15 @@ class MlflowTracker(Tracker):
         for part in _parts(new, BATCH_PARAMS):
             client.log_batch(self._id, params=part)
         note = self._description("running", {})
-        sessions = str(self._session + 1)
-        self._tag({"state": "running", "loopgene.sessions": sessions, "mlflow.note.content": note})
+        self._tag({"state": "running", "mlflow.note.content": note})
 
     def _child(self, name: str) -> str:
         """The run of a finalist: of an earlier session, or a new one."""
         record = self._record
-        token = f"{record.token}/{name}"
-        run = self._existing(record.finalists.get(name), token)
+        own = {"mlflow.parentRunId": self._id, "finalist": name}
+        run = self._existing(record.finalists.get(name), own)
         if run is None:
-            run = self._new(f"{self._run_dir.name}/{name}", token, self._id)
+            run = self._new(f"{self._run_dir.name}/{name}", own)
         if record.finalists.get(name) != run.info.run_id:
             record.finalists[name] = run.info.run_id
             record.save(self._run_dir)
@@ -240,12 +239,12 @@ class MlflowTracker(Tracker):
         """Draw the plots of the search so far, at most for `REFRESH_SHARE` of the time."""
         from engine.plots import draw_run
 
-        started_s = time.monotonic()
+        started_s = monotonic()
         # Due again even if the drawing fails.
         self._refresh_at_s = started_s + self._refresh_s
         for path in draw_run(self._run_dir, self._facts.get("original") or {}):
             self.artifact(path)
-        took_s = time.monotonic() - started_s
+        took_s = monotonic() - started_s
         self._refresh_at_s = started_s + max(self._refresh_s, took_s / REFRESH_SHARE)
 
     def _description(self, state: str, final: Mapping[str, float]) -> str:
@@ -271,6 +270,18 @@ def _metrics(values: Mapping[str, float], step: int) -> list[Metric]:
 def _parts(items: Sequence[T], size: int) -> Iterator[list[T]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _user() -> str:
+    """Who runs the search; containers may have no name for it."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return "unknown"
 
 
 def _table_path(number: int) -> str:

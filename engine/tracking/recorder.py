@@ -30,8 +30,8 @@ COLUMNS = (
     "parameters",
     "genes",
     "status",
-    "key",
     "genome",
+    "key",
 )
 
 
@@ -44,8 +44,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             found.update(flatten(value, f"{path}."))
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            found[re.sub(r"[^\w\-./: ]", "_", path)[:250]] = cut(text, PARAM_CHARACTERS)
+            found[allowed(path)] = cut(text, PARAM_CHARACTERS)
     return found
+
+
+def allowed(name: str) -> str:
+    """`name` without the characters that MLflow refuses in names."""
+    return re.sub(r"[^\w\-./: ]", "_", name)[:250]
 
 
 def cut(text: str, limit: int) -> str:
@@ -56,7 +61,7 @@ def cut(text: str, limit: int) -> str:
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that are numbers: a database reads inf back as 1.8e308."""
     return {
-        name: float(value)
+        allowed(name): float(value)
         for name, value in metrics.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
@@ -84,9 +89,9 @@ class Recorder:
             self._add(f"seconds/{stage}", seconds)
         best = generation.best
         found: dict[str, Any] = {
-            "latency/best_ms": _ms(best.latency_s),
-            "latency/speedup": self.speedup(best),
-            "capacity/best_ratio": self.capacity_ratio(best),
+            "best/latency_ms": _ms(best.latency_s),
+            "best/speedup": self.speedup(best),
+            "best/capacity_ratio": self.capacity_ratio(best),
             "search/evaluations": generation.evaluations,
             "search/measurements": generation.measurements,
             "search/store_hits": generation.store_hits,
@@ -95,8 +100,8 @@ class Recorder:
         }
         latencies = [e.latency_s for e in generation.population if e.latency_s is not None]
         if latencies:
-            found["latency/population_median_ms"] = _ms(statistics.median(latencies))
-            found["latency/population_min_ms"] = _ms(min(latencies))
+            found["population/median_latency_ms"] = _ms(statistics.median(latencies))
+            found["population/min_latency_ms"] = _ms(min(latencies))
         return finite(found)
 
     def table(self, generation: Generation) -> str:
@@ -121,6 +126,7 @@ class Recorder:
         return evaluation.capacity / self._capacity
 
     def _add(self, name: str, value: float) -> None:
+        name = allowed(name)
         self._totals[name] = self._totals.get(name, 0.0) + value
 
     def _cells(self, evaluation: Evaluation) -> Iterator[Any]:
@@ -131,8 +137,8 @@ class Recorder:
         yield evaluation.parameters
         yield len(evaluation.genome)
         yield evaluation.status
-        yield evaluation.genome.key
         yield self._texts[evaluation.genome.key]
+        yield evaluation.genome.key
 
     def _text(self, evaluation: Evaluation) -> str:
         genome = evaluation.genome

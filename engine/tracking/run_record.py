@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from engine.runs import write_atomic
 
 VERSION = 1
-TOKEN_TAG = "loopgene.token"
-"""Tag by which a run is found whose id did not get into the file before a kill."""
 
 
 @dataclass
@@ -21,15 +18,15 @@ class RunRecord:
     Attributes:
         uri: Tracking URI of the store.
         experiment: Name of the experiment.
-        token: Value of `TOKEN_TAG`.
         run_id: None between the decision to make a run and its having been made.
+        sessions: How often the search was started or resumed.
         finalists: Ids of the child runs, by name.
     """
 
     uri: str
     experiment: str
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
     run_id: str | None = None
+    sessions: int = 0
     finalists: dict[str, str] = field(default_factory=dict)
 
     def save(self, run_dir: Path) -> None:

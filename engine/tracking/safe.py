@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from engine.evaluation import Evaluation, Generation
@@ -64,12 +64,12 @@ class SafeTracker(Tracker):
         """Whether the call was made and went well."""
         if not self._on:
             return False
-        started_s = time.monotonic()
+        started_s = monotonic()
         try:
             call()
         # The border itself: MLflow, SQLAlchemy, HTTP and the file system raise unrelated types.
         except Exception as error:  # noqa: BLE001
-            self._failed(what, error, time.monotonic() - started_s)
+            self._failed(what, error, monotonic() - started_s)
             return False
         self._failures = 0
         return True

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from backends.base import Backend, Device, Failed, FailureKind, Measured, MeasureOptions
+from backends.conformance import BackendConformance
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
+from backends.table import TableBackend
 from tests.backends.samples import fresh, scheduled
 
 
@@ -15,6 +17,7 @@ class CountingBackend(Backend):
 
     name = "counting"
     target = "counting"
+    measure_options = MeasureOptions(repeats=1)
 
     def __init__(self, tvm="1"):
         self.asked = []
@@ -43,15 +46,15 @@ class CountingBackend(Backend):
         self.closed += 1
 
 
+class TestStoredBackend(BackendConformance):
+    def make(self):
+        return StoredBackend(TableBackend(), MeasurementStore(":memory:"))
+
+
 @pytest.fixture
 def store(tmp_path):
     with MeasurementStore(tmp_path / "store.db") as store:
         yield store
-
-
-@pytest.fixture(autouse=True)
-def one_repeat(monkeypatch):
-    monkeypatch.setattr(CountingBackend, "measure_options", MeasureOptions(repeats=1))
 
 
 def channels(outcomes):

@@ -17,7 +17,7 @@ class TestTableBackend(BackendConformance):
 
 def test_latencies_never_change():
     expected = modelled_latency_s(scheduled(fresh(64, 16), 4))
-    assert expected == 0.003842206886268866
+    assert expected == 0.0050127031074600785
     (outcome,) = TableBackend().measure([scheduled(fresh(64, 16), 4)])
     assert outcome.times_s[0] == expected
 

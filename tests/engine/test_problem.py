@@ -53,6 +53,7 @@ class TestParts:
             assert problem.space.transformations == {"group", "bottleneck"}
             assert problem.space.presets == ("grouping",)
             assert problem.space.max_genes == 3
+            assert problem.space.schedules is None
 
     def test_weights_come_from_the_seed_and_leave_the_globals_alone(self, tmp_path):
         def weights(seed):
@@ -109,7 +110,7 @@ class TestSitesThatCannotRun:
 
     def test_none_is_an_error(self, tmp_path):
         with (
-            pytest.raises(ProblemError, match=r"no convolution that can be transformed.*build_err"),
+            pytest.raises(ProblemError, match=r"no convolution.*build_error"),
             self.opened(tmp_path, failures={"build_error": 1.0}),
         ):
             pass

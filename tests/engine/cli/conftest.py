@@ -57,22 +57,27 @@ tracking:
 """
 
 
+def invoke(*args: object) -> Result:
+    """The command line in this process; an unexpected exception is raised."""
+    return CliRunner().invoke(
+        app, [str(arg) for arg in args], prog_name="loopgene", catch_exceptions=False
+    )
+
+
+def fill(folder: Path) -> Path:
+    """Put a network and an experiment into a user's folder."""
+    (folder / "net.py").write_text(NETWORK)
+    (folder / "tiny.yaml").write_text(EXPERIMENT)
+    return folder
+
+
 @pytest.fixture
 def cli() -> Cli:
-    """The command line in this process; an unexpected exception is raised."""
-
-    def invoke(*args: object) -> Result:
-        return CliRunner().invoke(
-            app, [str(arg) for arg in args], prog_name="loopgene", catch_exceptions=False
-        )
-
     return invoke
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder, with a network and an experiment, as the current one."""
-    (tmp_path / "net.py").write_text(NETWORK)
-    (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return fill(tmp_path)

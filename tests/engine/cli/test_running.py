@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from engine.config import load_config
+from engine.evaluation import Generation
+from engine.progress import Progress
 from engine.runs import RunDir, State, list_runs
 from tests.engine.cli.conftest import Cli
 
@@ -24,38 +27,11 @@ def only_run(work: Path) -> RunDir:
     return run
 
 
-class Process:
-    """`loopgene run` in its own process, as from a shell."""
-
-    def __init__(self, *args: str) -> None:
-        code = "from engine.cli import main; main()"
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", code, *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.popen.kill()
-        self.popen.communicate()
-
-    def wait_for(self, text: str) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            if text in line:
-                return
-        raise AssertionError(f"it ended without {text!r}: {self.popen.stderr.read()}")  # type: ignore[union-attr]
-
-    def stop(self, number: signal.Signals) -> tuple[int, str]:
-        """Send a signal; the exit code and what stood on stderr."""
-        self.popen.send_signal(number)
-        _, errors = self.popen.communicate(timeout=30)
-        return self.popen.returncode, errors
+def wait_for(text: str, log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a line that is being written to a log has come."""
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
 
 
 class TestRun:
@@ -204,33 +180,56 @@ class TestResume:
 
 class TestInterruption:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_says_how_to_go_on(self, cli: Cli, work: Path, number: signal.Signals) -> None:
-        with Process("run", "tiny.yaml", "--set", ENDLESS) as process:
-            process.wait_for("generation 2/")
-            code, errors = process.stop(number)
-        assert code == 130
-        run = only_run(work)
-        assert run.state().state is State.INTERRUPTED
-        assert errors == (
-            f"interrupted after generation {run.state().generation}; "
+    def test_says_how_to_go_on(
+        self, cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    ) -> None:
+        show = Progress.show
+
+        def show_and_signal(self: Progress, generation: Generation, *args: Any) -> None:
+            show(self, generation, *args)
+            if generation.number == 2:
+                os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Progress, "show", show_and_signal)
+            result = cli("run", "tiny.yaml", "--set", ENDLESS)
+        assert result.exit_code == 130
+        assert result.stderr == (
+            "interrupted after generation 2; "
             f"go on with: loopgene run tiny.yaml --set {ENDLESS} --resume\n"
         )
-        last = run.history()[-1]["generation"]
-        more = f"search.generations={last + 2}"
-        result = cli("run", "tiny.yaml", "--set", more, "--resume")
+        run = only_run(work)
+        assert run.state().state is State.INTERRUPTED
+        result = cli("run", "tiny.yaml", "--set", "search.generations=4", "--resume")
         assert result.exit_code == 0, result.output
-        assert [r["generation"] for r in run.history()] == list(range(last + 3))
+        assert [r["generation"] for r in run.history()] == [0, 1, 2, 3, 4]
 
     def test_kill_and_two_at_once(self, cli: Cli, work: Path) -> None:
-        with Process("run", "tiny.yaml", "--set", ENDLESS) as process:
-            process.wait_for("generation 2/")
-            run = only_run(work)
-            assert cli("runs").stdout.count("running") == 1
-            second = cli("run", "tiny.yaml", "--resume")
-            assert second.exit_code == 1
-            assert f"is already running in process {process.popen.pid} on" in second.stderr
-            assert run.state().pid == process.popen.pid
-            process.stop(signal.SIGKILL)
+        """In a process of its own, of which the output goes to a log."""
+        code = "from engine.cli import main; main()"
+        with (
+            (work / "log").open("w") as log,
+            subprocess.Popen(
+                [sys.executable, "-c", code, "run", "tiny.yaml", "--set", ENDLESS],
+                stdout=log,
+                stderr=log,
+            ) as process,
+        ):
+            try:
+                wait_for("generation 2/", work / "log", process)
+                run = only_run(work)
+                assert run.state().pid == process.pid
+                assert cli("runs").stdout.count("running") == 1
+                second = cli("run", "tiny.yaml", "--resume")
+                assert second.exit_code == 1
+                assert f"is already running in process {process.pid} on" in second.stderr
+                assert run.state().pid == process.pid
+            finally:
+                process.kill()
+        text = (work / "log").read_text()
+        assert text.startswith(f"running {run.path}\ngeneration 0/1000000 | ")
+        assert "\x1b" not in text
+        assert "\r" not in text
         assert run.state().state is State.RUNNING
         assert cli("runs").stdout.count("interrupted") == 1
         shown = cli("show")
@@ -332,12 +331,3 @@ def test_yaml_of_the_dry_run_is_what_a_person_would_write(cli: Cli, work: Path) 
     data = yaml.safe_load(cli("run", "tiny.yaml", "--dry-run").stdout)
     assert data["backend"] == {"name": "table"}
     assert data["model"]["input_shape"] == [1, 3, 8, 8]
-
-
-def test_a_log_has_no_control_characters(work: Path) -> None:
-    with Process("run", "tiny.yaml") as process:
-        out, errors = process.popen.communicate(timeout=60)
-    assert process.popen.returncode == 0, errors
-    assert "\x1b" not in out + errors
-    assert "\r" not in out
-    assert time.strftime("%Y") in out

@@ -1,19 +1,34 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.runs import RunDir, list_runs
-from tests.engine.cli.conftest import Cli
+from tests.engine.cli.conftest import Cli, fill, invoke
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a user whose experiment is finished."""
+    folder = fill(tmp_path_factory.mktemp("finished"))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = invoke("run", "tiny.yaml")
+    finally:
+        os.chdir(before)
+    assert result.exit_code == 0, result.output
+    return folder
 
 
 @pytest.fixture
-def done(cli: Cli, work: Path) -> RunDir:
-    """A finished run."""
-    result = cli("run", "tiny.yaml")
-    assert result.exit_code == 0, result.output
+def done(finished: Path, work: Path) -> RunDir:
+    """A finished run in the current folder."""
+    shutil.copytree(finished, work, dirs_exist_ok=True)
     (run,) = list_runs(work / "loopgene-runs")
     return run
 

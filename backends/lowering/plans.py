@@ -1,0 +1,101 @@
+"""Schedules of a statement in outline, ranked by an estimate: integers only, no TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import TYPE_CHECKING
+
+from backends.lowering.geometry import StatementForm
+from backends.lowering.tiles import Tile, tile_slots, tiles
+
+if TYPE_CHECKING:
+    from backends.devices import CpuFeatures
+
+PAD_SLOTS = 0.4
+"""Copying one element into the padded input, in issue slots of a multiply-add."""
+
+PARALLEL_SLOTS = 4000.0
+"""Waking the other threads and waiting for them."""
+
+RANKED_TILES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule in outline.
+
+    Attributes:
+        tile: What is computed in registers.
+        fused: How many of the loops over tiles are fused, outermost first.
+        pads_inside: Whether the input is padded inside the fused loop, else beforehand.
+        parallel: Whether the fused loop is parallel.
+    """
+
+    tile: Tile
+    fused: int
+    pads_inside: bool
+    parallel: bool
+
+
+def ranked_plans(form: StatementForm, cpu: CpuFeatures) -> list[Plan]:
+    """Plans for a statement, the one with the best estimate first."""
+    costs = [(tile_slots(form, cpu, tile), tile) for tile in tiles(form, cpu)]
+    costs.sort(key=lambda cost: cost[0] / cost[1].elements)
+    estimates = [
+        (_slots(form, cpu, plan, per_tile), plan)
+        for per_tile, tile in costs[:RANKED_TILES]
+        for plan in _plans(form, cpu, tile)
+    ]
+    estimates.sort(key=lambda estimate: estimate[0])
+    return [plan for _, plan in estimates]
+
+
+def trips(form: StatementForm, tile: Tile) -> dict[str, int]:
+    """Trip counts of the loops over tiles, outermost first; those of one trip but n left out."""
+    s = form.statement
+    counts = {"n": form.batch, "co": s.kept_co // tile.channels}
+    if tile.flat:
+        counts["ho+wo"] = s.rows * s.columns // tile.columns
+    else:
+        counts |= {"ho": s.rows // tile.rows, "wo": s.columns // tile.columns}
+    return {name: count for name, count in counts.items() if count > 1 or name == "n"}
+
+
+def _plans(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> Iterator[Plan]:
+    loops = len(trips(form, tile))
+    for fused in sorted({min(2, loops), min(3, loops)}):
+        for pads_inside in (False, True) if form.pads else (False,):
+            for parallel in (False, True) if cpu.threads > 1 else (False,):
+                yield Plan(tile, fused, pads_inside, parallel)
+
+
+def _slots(form: StatementForm, cpu: CpuFeatures, plan: Plan, per_tile: float) -> float:
+    counts = trips(form, plan.tile)
+    tasks = prod(list(counts.values())[: plan.fused])
+    per_task = per_tile * prod(counts.values()) / tasks
+    beforehand = 0.0
+    if form.pads and plan.pads_inside:
+        per_task += PAD_SLOTS * _padded_by_task(form, plan, counts)
+    elif form.pads:
+        beforehand = PAD_SLOTS * form.padded_elements
+        if form.pads_in_parallel:
+            beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
+    if not plan.parallel:
+        return beforehand + tasks * per_task
+    return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task
+
+
+def _padded_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> int:
+    """Elements of the padded input that one iteration of the fused loop reads."""
+    s, tile = form.statement, plan.tile
+    inside = list(counts)[: plan.fused]
+    groups = s.groups
+    if "co" in inside:
+        groups = max(1, tile.channels * s.groups // s.kept_co)
+    rows, columns = form.spans
+    height = rows.span
+    if "ho" in inside:
+        height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
+    return groups * s.inputs.count * height * columns.span

@@ -1,0 +1,106 @@
+"""What a user takes away from a run works without the run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from engine.export import ExportError, export_run
+from engine.network import build_model
+from engine.runs import RunDir, RunError
+from genomes.gene import Gene
+from genomes.genome import Genome
+from genomes.sites import find_sites, transform
+from tests.engine.toys import experiment
+
+GENES = {"2": (Gene.of("group", over="co", groups=4, layout="interleaved"),)}
+
+
+def finished_run(home, **overrides) -> RunDir:
+    run = RunDir.create(experiment(home, **overrides))
+    genome = Genome.of(GENES)
+    run.result_path.write_text(json.dumps({"found": {"genome": genome.to_json()}}))
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    home = tmp_path_factory.mktemp("export")
+    run = finished_run(home, backend={"name": "cpu", "threads": 1})
+    return run, export_run(run, home / "out")
+
+
+def expected(run: RunDir) -> torch.nn.Module:
+    config = run.config()
+    model = build_model(config.model)
+    sites = find_sites(model, config.model.input_shape)
+    return transform(model, sites, Genome.of(GENES)).eval()
+
+
+def test_every_form_is_written_and_agrees(exported) -> None:
+    _, result = exported
+    assert result.files == (
+        "factory.py",
+        "genome.json",
+        "network.onnx",
+        "network.so",
+        "run_compiled.py",
+        "state.pt",
+    )
+    assert set(result.deviations) == {"network.onnx", "network.so"}
+    assert max(result.deviations.values()) < 1e-4
+    assert result.notes == ()
+
+
+def test_the_factory_rebuilds_the_network_anywhere(exported, tmp_path) -> None:
+    run, result = exported
+    script = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); from factory import network; "
+        "torch.save(network().eval()(torch.ones(1, 1, 8, 8)), 'y.pt')"
+    )
+    command = [sys.executable, "-c", script, str(result.folder)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with torch.no_grad():
+        y = expected(run)(torch.ones(1, 1, 8, 8))
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), y)
+
+
+def test_the_loading_example_runs(exported, tmp_path) -> None:
+    run, result = exported
+    example = result.folder / "run_compiled.py"
+    code = [line for line in example.read_text().splitlines() if line and '"""' not in line]
+    assert len(code) <= 10
+    command = [sys.executable, str(example)]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    shown = np.array(done.stdout.replace("[", " ").replace("]", " ").split(), dtype=float)
+    with torch.no_grad():
+        y = expected(run)(torch.zeros(1, 1, 8, 8)).numpy().ravel()
+    np.testing.assert_allclose(shown, y, atol=1e-5)
+
+
+def test_a_backend_without_networks_says_so(tmp_path) -> None:
+    run = finished_run(tmp_path)
+    result = export_run(run)
+    assert result.folder == run.path / "export"
+    assert "network.so" not in result.files
+    assert result.notes == ("network.so: this backend does not compile whole networks",)
+
+
+def test_an_unfinished_run_has_nothing_to_export(tmp_path) -> None:
+    run = RunDir.create(experiment(tmp_path))
+    with pytest.raises(RunError, match="has no result yet"):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"found": {}}', '{"found": null}'])
+def test_a_result_without_a_network_is_one_clear_error(tmp_path, content) -> None:
+    run = RunDir.create(experiment(tmp_path))
+    run.result_path.write_text(content)
+    with pytest.raises(ExportError, match="has no found network"):
+        export_run(run)

@@ -1,0 +1,105 @@
+"""Whole networks measured in a worker: interleaved, checked, and isolated from each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backends.base import Failed, FailureKind
+from backends.registry import create_backend
+from engine.network import (
+    NetworkTimes,
+    Variant,
+    build_model,
+    interleaved,
+    measure_networks,
+    network_schedules,
+)
+from genomes.errors import ModelError
+from genomes.gene import Gene
+from genomes.genome import Genome, replay
+from genomes.sites import find_sites
+from tests.engine.toys import experiment
+
+HALF = Gene.of("bottleneck", loop="co", factor=2)
+SPLIT = Gene.of("split", loop="co", factor=4)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return experiment(tmp_path, backend={"name": "cpu", "threads": 1})
+
+
+@pytest.fixture
+def target(config):
+    with create_backend("cpu", config.backend.options) as backend:
+        found = backend.network_target()
+    assert found is not None
+    return found
+
+
+def test_networks_are_compiled_checked_and_timed(config, target) -> None:
+    site = find_sites(build_model(config.model), config.model.input_shape).sites[1]
+    genome = Genome.of({site.name: (HALF,)})
+    nest = replay(site.shape, (HALF,))
+    variants = {
+        "original": Variant(Genome(), {}),
+        "found": Variant(genome, {nest.structure_key: (SPLIT,)}),
+    }
+    times = measure_networks(config, variants, target, rounds=3)
+    for answer in times.values():
+        assert isinstance(answer, NetworkTimes)
+        assert len(answer.times_s) == 3
+        assert 0 < answer.median_s < 1
+        assert answer.error < 1e-4
+
+
+def test_a_network_that_fails_costs_only_itself(config, target) -> None:
+    site = find_sites(build_model(config.model), config.model.input_shape).sites[1]
+    bad = (Gene.of("split", loop="co", factor=3),)
+    variants = {
+        "original": Variant(Genome(), {}),
+        "illegal": Variant(Genome(), {replay(site.shape, ()).structure_key: bad}),
+    }
+    times = measure_networks(config, variants, target, rounds=2)
+    assert isinstance(times["original"], NetworkTimes)
+    assert len(times["original"].times_s) == 2
+    assert isinstance(times["illegal"], Failed)
+    assert times["illegal"].kind is FailureKind.BUILD_ERROR
+    assert "3 does not divide the extent 8" in times["illegal"].message
+
+
+def test_functions_are_timed_in_turns() -> None:
+    calls: list[str] = []
+    times = interleaved({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=4)
+    assert [len(values) for values in times.values()] == [4, 4]
+    turns = [n for n, before in zip(calls[4:], ["", *calls[4:]], strict=False) if n != before]
+    assert turns == ["a", "b"] * 4
+
+
+def test_weights_come_from_the_seed_or_from_a_file(tmp_path, config) -> None:
+    state = torch.random.get_rng_state()
+    first, second = (build_model(config.model).state_dict() for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    doubled = {k: 2 * v for k, v in first.items()}
+    torch.save(doubled, tmp_path / "weights.pt")
+    loaded = build_model(config.model.model_copy(update={"weights": tmp_path / "weights.pt"}))
+    torch.testing.assert_close(loaded.state_dict(), doubled, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_bad_weights_are_one_clear_error(tmp_path, config, content) -> None:
+    path = tmp_path / "weights.pt"
+    if content is None:
+        torch.save({"other.weight": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights\.pt do not fit the network .*torch\.save"):
+        build_model(config.model.model_copy(update={"weights": path}))
+
+
+def test_schedules_of_a_record() -> None:
+    record = {"schedules": {"abc": [SPLIT.to_json(), HALF.to_json()]}}
+    assert network_schedules(record) == {"abc": (SPLIT, HALF)}
+    assert network_schedules({}) == {}
