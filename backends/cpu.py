@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -15,8 +15,6 @@ from backends.base import (
     Backend,
     BackendError,
     Device,
-    Failed,
-    FailureKind,
     Measured,
     NetworkTarget,
     Outcome,
@@ -24,16 +22,8 @@ from backends.base import (
 from backends.devices import CpuFeatures, cpu_features, cpu_target, describe_cpu, host, target_text
 from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.settings import BackendSettings
-from backends.workers import (
-    Crashed,
-    Finished,
-    JobResult,
-    Lost,
-    Raised,
-    TimedOut,
-    WorkerPool,
-    WorkerSpec,
-)
+from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
+from backends.workers.outcomes import ONE_THREAD, failure_of, plain
 from genomes.nest import ConvShape, LoopNest
 
 _log = logging.getLogger(__name__)
@@ -165,15 +155,14 @@ class CpuBackend(Backend):
             exclusive=EXCLUSIVE,
             initialise="backends.kernel_job:initialise",
             arguments=(self._target,),
-            # Other pools of threads would make forks unsafe and timings noisy.
-            environment=self._environment()
-            | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+            environment=self._environment(),
             jobs_per_worker=options.jobs_per_worker,
             memory_limit_bytes=self._memory_limit_bytes(),
         )
 
     def _environment(self) -> dict[str, str]:
-        return {"TVM_NUM_THREADS": str(self._options.threads)}
+        # Other pools of threads would make forks unsafe and timings noisy.
+        return {**ONE_THREAD, "TVM_NUM_THREADS": str(self._options.threads)}
 
     def _memory_limit_bytes(self) -> int:
         if self._options.memory_limit_gb is not None:
@@ -184,27 +173,7 @@ class CpuBackend(Backend):
 
 def outcome_of(result: JobResult) -> Outcome:
     """What a worker's result says of the candidate."""
-    match result:
-        case Finished(outcome, stages_s):
-            return replace(outcome, stages_s=_plain(stages_s))
-        case Raised(error, message, _, stage, stages_s):
-            kind = FailureKind.BUILD_ERROR if stage == "build" else FailureKind.CRASHED
-            return Failed(kind, _line(f"{error}: {message}"), _plain(stages_s))
-        case TimedOut(stage, limit_s, stages_s):
-            kind = FailureKind.BUILD_TIMEOUT if stage == "build" else FailureKind.RUN_TIMEOUT
-            return Failed(kind, f"killed after {limit_s:g} s in {stage}", _plain(stages_s))
-        case Crashed(reason, stage, output, stages_s):
-            last = output.splitlines()[-1:]
-            words = ": ".join([f"{reason} in {stage}", *last])
-            return Failed(FailureKind.CRASHED, _line(words), _plain(stages_s))
-        case Lost(reason, stages_s):
-            return Failed(FailureKind.DEVICE_LOST, reason, _plain(stages_s))
-
-
-def _plain(stages_s: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(seconds, 6) for name, seconds in stages_s.items()}
-
-
-def _line(text: str, limit: int = 300) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+    if isinstance(result, Finished):
+        outcome: Outcome = result.value
+        return replace(outcome, stages_s=plain(result.stages_s))
+    return failure_of(result)

@@ -77,8 +77,8 @@ class Archive:
     def state(self) -> dict[str, Any]:
         """Plain JSON data."""
         return {
-            "legal": [e.to_json() for e in self.legal],
-            "front": [e.to_json() for e in self.front],
+            "legal": [individual.record() for individual in self._legal],
+            "front": [individual.record() for individual in self._front],
         }
 
     def restore(self, data: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ class CountedSpace(Space):
     """A space that remembers why genes were dropped.
 
     Attributes:
-        dropped: Dropped genes since the last `take_dropped`, by reason without its numbers.
+        dropped: Dropped genes since the last `take_dropped`, by the kind of reason.
     """
 
     dropped: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
@@ -39,5 +39,5 @@ class CountedSpace(Space):
 
 @lru_cache(maxsize=4096)
 def _kind_of(reason: str) -> str:
-    """Reasons that differ only in their numbers are of one kind."""
-    return re.sub(r"\d+", "n", reason)
+    """Reasons that differ only in numbers, parts of loops or what there is instead are alike."""
+    return re.sub(r"\d+", "n", re.sub(r"\.\d+", "", reason.partition(";")[0]))

@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.base import Failed, FailureKind, NetworkTarget
-from backends.workers import (
-    Crashed,
-    Finished,
-    JobResult,
-    Raised,
-    TimedOut,
-    WorkerPool,
-    WorkerSpec,
-)
+from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
+from backends.workers.outcomes import failure_of
 from engine.config import ExperimentConfig, ModelConfig
 from genomes.errors import LoopGeneError
 from genomes.gene import Gene
@@ -243,18 +236,10 @@ def measure_networks(
 
 def _answer(name: str, result: JobResult) -> NetworkTimes | Failed:
     """What became of one network of a job."""
-    match result:
-        case Finished(value=value):
-            return value[name]
-        case TimedOut(stage=stage, limit_s=limit_s):
-            kind = FailureKind.BUILD_TIMEOUT if stage == "build" else FailureKind.RUN_TIMEOUT
-            return Failed(kind, f"no end of the {stage} after {limit_s:g} s")
-        case Raised(error=error, message=message):
-            return Failed(FailureKind.BUILD_ERROR, f"{error}: {message}")
-        case Crashed(reason=reason, output=output):
-            return Failed(FailureKind.CRASHED, f"{reason}: {(output.splitlines() or [''])[-1]}")
-        case _:
-            return Failed(FailureKind.DEVICE_LOST, "the worker process was lost")
+    if isinstance(result, Finished):
+        answer: NetworkTimes | Failed = result.value[name]
+        return answer
+    return failure_of(result)
 
 
 def network_schedules(record: Mapping[str, Any]) -> dict[str, tuple[Gene, ...]]:

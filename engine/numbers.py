@@ -32,10 +32,10 @@ def count_text(number: float | None) -> str:
     """A large number with a suffix: 37.7 M; "-" when it is unknown."""
     if number is None:
         return "-"
-    for scale, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= scale:
-            return f"{number / scale:.3g}{suffix}" if number < 1e3 * scale else f"{number:.3g}"
-    return f"{number:g}"
+    for scale, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * scale:
+            return f"{number / scale:.3g} {suffix}"
+    return f"{number:.3g}"
 
 
 def share_text(part: float, whole: float) -> str:

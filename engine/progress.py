@@ -95,6 +95,7 @@ class Progress:
         self._original_s: float | None = None
         self._since_s = time.monotonic()
         self._live: Live | None = None
+        self._ended = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -104,9 +105,12 @@ class Progress:
                 console=self._console, get_renderable=self._table, refresh_per_second=2
             )
             self._live.start(refresh=True)
+        else:
+            self._console.print(PREPARING, soft_wrap=True)
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._ended = True
         if self._live is not None:
             self._live.stop()
 
@@ -124,7 +128,9 @@ class Progress:
         self._rejected.update(generation.rejected)
         for stage, seconds in generation.seconds.items():
             self._seconds[stage] += seconds  # type: ignore[assignment]
-        if self._live is None:
+        if self._live is not None:
+            self._live.refresh()
+        else:
             self._console.print(self.line(generation), soft_wrap=True)
 
     def line(self, generation: Generation) -> str:
@@ -136,7 +142,7 @@ class Progress:
             f"rejected {_counts(generation.rejected)}",
             f"{span_text(generation.elapsed_s)} ({_shares(generation.seconds)})",
         ]
-        if self._pace.remaining_s is not None:
+        if self._pace.remaining_s:
             parts.append(f"{span_text(self._pace.remaining_s)} left")
         return " | ".join(parts)
 
@@ -163,7 +169,7 @@ class Progress:
             return table
         remaining_s = self._pace.remaining_s
         left = ""
-        if remaining_s is not None:
+        if remaining_s is not None and not self._ended:
             left_s = remaining_s - since_s
             left = f", about {span_text(left_s)} left" if left_s > 0 else ", finishing"
         total = self._limits.generations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,39 +37,38 @@ def write_report(run_dir: Path) -> list[Path]:
     """
     run = RunDir(run_dir)
     plots = draw_run(run_dir)
-    config = run.config().model_dump(mode="json")
     links = {path.stem: path.relative_to(run.artifacts).as_posix() for path in plots}
     path = run.artifacts / "report.md"
-    write_atomic(path, render_result(run.result(), config, run.name, links))
+    write_atomic(path, render_result(run.result(), links, str(run.config_path), run.name))
     return [path, *plots]
 
 
 def render_result(
     result: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
-    run_name: str | None = None,
     plots: Mapping[str, str] | None = None,
+    config: str | None = None,
+    run: str = "latest",
 ) -> str:
     """The report of a result.
 
     Args:
         result: What `result.json` holds.
-        config: The resolved experiment, plain data.
-        run_name: Of the run folder, for the commands.
         plots: Paths of the pictures, relative to the report, by their name.
+        config: Path of the experiment's file, for the commands.
+        run: Name of the run, for the commands.
 
     Returns:
         Markdown.
     """
     sections = [
         _head(result),
-        _searched(result, config or {}),
+        _searched(result),
         _found(result),
         _sites(result),
         _genome(result),
         _effort(result),
         _pictures(plots or {}),
-        _commands(result, run_name),
+        _commands(config or f"{result['name']}.yaml", run),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -88,34 +88,36 @@ def _head(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"**{ratio_text(before, after)} faster**: {times} ({timed})."])
 
 
-def _searched(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    rows = []
-    model, search, capacity = (config.get(k, {}) for k in ("model", "search", "capacity"))
-    if model:
-        shape = "x".join(map(str, model["input_shape"]))
-        weights = f", weights {model['weights']}" if model.get("weights") else ""
-        rows.append(("network", f"`{model['spec']}`, input {shape}{weights}"))
-    sites = result["sites"]
+def _searched(result: Mapping[str, Any]) -> str:
+    device, counts, sites = result["device"], result["counts"], result["sites"]
     shapes = len({site["shape"] for site in sites})
-    rows.append(("convolutions searched", f"{len(sites)}, of {shapes} shapes"))
-    device = result["device"]
-    rows.append(("device", str(device["name"])))
-    if device.get("target"):
-        rows.append(("target", f"`{device['target']}`"))
-    facts = device.get("facts", {})
-    versions = [f"{k} {facts[k]}" for k in sorted(facts) if k.startswith(("tvm", "llvm"))]
-    if versions:
-        rows.append(("compiled by", ", ".join(versions)))
-    if search:
-        rows.append(("strategy", f"{search['strategy']}, {search['mode']}, seed {search['seed']}"))
-        rows.append(("population", f"{search['population']}"))
-    if capacity:
-        lost = f", {100 * capacity['tolerance']:g} % may be lost" if capacity["tolerance"] else ""
-        rows.append(("capacity", f"{capacity['metric']}{lost}"))
-    counts = result["counts"]
-    rows.append(("candidates", f"{counts['evaluations']} in {counts['generations']} generations"))
-    rows.append(("ended", f"{result['state']} ({result['reason']})"))
-    return "## What was searched\n\n" + "\n".join(f"- **{key}**: {value}" for key, value in rows)
+    versions = ", ".join(f"{name} {v}" for name, v in result["versions"].items())
+    rows = {
+        **_configured(result["config"]),
+        "convolutions searched": f"{len(sites)}, of {shapes} shapes",
+        "device": f"{device['name']}, fingerprint `{device['fingerprint']}`",
+        "target": f"`{device['target']}`",
+        "versions": versions,
+        "candidates": f"{counts['evaluations']} in {counts['generations']} generations",
+        "ended": f"{result['state']} ({result['reason']})",
+    }
+    return "## What was searched\n\n" + "\n".join(f"- **{k}**: {v}" for k, v in rows.items())
+
+
+def _configured(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the experiment's file says."""
+    model, data, search, capacity = (config[k] for k in ("model", "data", "search", "capacity"))
+    shape = "x".join(map(str, model["input_shape"]))
+    weights = model["weights"] or f"random, seed {model['seed']}"
+    lost = (
+        f"; {100 * capacity['tolerance']:g} % of it may be lost" if capacity["tolerance"] else ""
+    )
+    return {
+        "network": f"`{model['spec']}`, input {shape}, weights {weights}",
+        "strategy": f"{search['strategy']}, {search['mode']}, population {search['population']}, "
+        f"seed {search['seed']}",
+        "capacity": f"{capacity['metric']} on {capacity['batch']} images of {data['kind']}{lost}",
+    }
 
 
 def _found(result: Mapping[str, Any]) -> str:
@@ -221,15 +223,16 @@ def _pictures(plots: Mapping[str, str]) -> str:
     return "## Pictures\n\n" + "\n\n".join(shown) if shown else ""
 
 
-def _commands(result: Mapping[str, Any], run_name: str | None) -> str:
-    run = run_name or "latest"
-    config = f"{run_name}/config.yaml" if run_name else f"{result['name']}.yaml"
+def _commands(config: str, run: str) -> str:
     lines = [
-        f"loopgene run {config}    # the same search again; known kernels are not measured again",
+        f"loopgene run {shlex.quote(config)}",
         f"loopgene show {run}",
         f"loopgene export {run}",
     ]
-    return "## Again\n\n```sh\n" + "\n".join(lines) + "\n```"
+    text = (
+        "The same search again; kernels that the store of measurements knows are not timed again."
+    )
+    return "## Again\n\n" + text + "\n\n```sh\n" + "\n".join(lines) + "\n```"
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from math import ceil
 from typing import Any
 
 from tvm import tirx
@@ -115,13 +117,11 @@ class _Emitter:
 
     def _pad(self) -> Any:
         form = self.form
-        a, (rows, columns) = form.statement.inputs, form.spans
-        batch, channels = self.nest.shape.batch, a.groups * a.count
-        padded = _buffer(f"padded_{form.index}", (batch, channels, rows.span, columns.span))
+        padded = _buffer(f"padded_{form.index}", form.padded_shape)
+        extents = dict(zip(("n", "c", "row", "phase", "column"), form.padded_shape, strict=True))
         if form.schedule.anchor("pad") is None:
-            self._pad_rows(padded, {"n": batch, "c": channels, "row": rows.span})
+            self._pad_rows(padded, {name: extents[name] for name in ("n", "c", "row")})
         else:
-            extents = {"n": batch, "c": channels, "row": rows.span, "column": columns.span}
             self._pad_elements(padded, extents)
         return padded
 
@@ -134,14 +134,16 @@ class _Emitter:
     def _pad_elements(self, padded: Any, extents: dict[str, int]) -> None:
         """Pad element by element: a stage that can be placed at a loop."""
         mode = self.nest.shape.padding_mode
+        rows, columns = self.form.spans
         with _block(f"pad_{self.form.index}", extents) as v:
-            place = [v["n"], v["c"], v["row"], v["column"]]
-            spans = zip(self.form.spans, place[2:], strict=True)
-            at = [_source_index(span, position, mode) for span, position in spans]
+            column = v["column"] * self.form.phases + v["phase"]
+            at = [_source_index(rows, v["row"], mode), _source_index(columns, column, mode)]
             value = self.data[(v["n"], self._source_channel(v["c"]), *at)]
             if mode == "zeros":
-                value = tirx.if_then_else(self._is_inside(*place[2:]), value, ZERO)
-            T.buffer_store(padded, value, place)
+                value = tirx.if_then_else(self._is_inside(v["row"], column), value, ZERO)
+            elif columns.span % self.form.phases:
+                value = tirx.if_then_else(column < columns.span, value, ZERO)
+            T.buffer_store(padded, value, list(v.values()))
 
     def _is_inside(self, row: Any, column: Any) -> Any:
         rows, columns = (span.interior for span in self.form.spans)
@@ -156,7 +158,7 @@ class _Emitter:
             source = (v["n"], self._source_channel(v["c"]))
             y = _source_index(rows, v["row"], shape.padding_mode)
             T.reads(self.data[(*source, y, slice(0, columns.size))])
-            T.writes(padded[(*target, slice(0, columns.span))])
+            T.writes(padded[(*target, *(slice(0, size) for size in padded.shape[3:]))])
             if shape.padding_mode != "zeros" or rows.inside:
                 self._pad_row(padded, target, (*source, y))
                 return
@@ -164,24 +166,26 @@ class _Emitter:
             with T.If(tirx.all(v["row"] >= top, v["row"] < bottom)):
                 with T.Then():
                     self._pad_row(padded, target, (*source, y))
-                with T.Else(), T.serial(0, columns.span) as x:
-                    T.buffer_store(padded, ZERO, [*target, x])
+                with (
+                    T.Else(),
+                    _loops(dict(zip("px", self.form.padded_shape[3:], strict=True))) as at,
+                ):
+                    T.buffer_store(padded, ZERO, [*target, *at.values()])
 
     def _pad_row(self, padded: Any, target: tuple[Any, ...], source: tuple[Any, ...]) -> None:
-        columns, mode = self.form.spans[1], self.nest.shape.padding_mode
+        columns, mode, phases = self.form.spans[1], self.nest.shape.padding_mode, self.form.phases
         left, right = columns.interior
-        for segment, start, stop in (
-            ("before", 0, left),
-            ("inside", left, right),
-            ("after", right, columns.span),
-        ):
-            if stop == start:
+        edges = {"before": (0, left), "inside": (left, right), "after": (right, columns.span)}
+        for phase, (segment, edge) in product(range(phases), edges.items()):
+            start, stop = (ceil((x - phase) / phases) for x in edge)
+            if stop <= start:
                 continue
             with T.serial(0, stop - start) as x:
                 value: Any = ZERO
                 if segment == "inside" or mode != "zeros":
-                    value = self.data[(*source, _segment_index(columns, start + x, mode, segment))]
-                T.buffer_store(padded, value, [*target, start + x])
+                    column = (start + x) * phases + phase
+                    value = self.data[(*source, _segment_index(columns, column, mode, segment))]
+                T.buffer_store(padded, value, [*target, phase, start + x])
 
     def _conv(self, source: Any, result: Any) -> None:
         form, s = self.form, self.form.statement
@@ -201,15 +205,21 @@ class _Emitter:
             )
             with T.init():
                 T.buffer_store(result, self._start(co), place)
-            rows, columns = form.spans
-            row = y * rows.step + kh * rows.dilation
-            column = x * columns.step + kw * columns.dilation
-            if not form.pads:
-                row, column = row + rows.first, column + columns.first
-            read = source[n, self._channel(co, ci), row, column]
+            read = source[(n, self._channel(co, ci), *self._taps(y, x, kh, kw))]
             lanes = form.packing.lanes
             packed = (co // lanes, ci, kh, kw, co % lanes) if lanes else (co, ci, kh, kw)
             T.buffer_store(result, result[tuple(place)] + read * self.weight[packed], place)
+
+    def _taps(self, y: Any, x: Any, kh: Any, kw: Any) -> tuple[Any, ...]:
+        """Where tap (kh, kw) of the output element (y, x) is read."""
+        rows, columns = self.form.spans
+        row = y * rows.step + kh * rows.dilation
+        tap = kw * columns.dilation
+        if not self.form.pads:
+            return row + rows.first, x * columns.step + tap + columns.first
+        if self.form.phases == 1:
+            return row, 0, x * columns.step + tap
+        return row, tap % columns.step, x + tap // columns.step
 
     def _start(self, co: Any) -> Any:
         """What the accumulation starts from: channels that repeat get their bias later."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import statement_forms
 from backends.lowering.plans import Plan, ranked_plans
-from backends.lowering.tiles import Tile
+from backends.lowering.tiles import MOST_UNROLLED, Tile
 from genomes.gene import Gene, Value
 from genomes.nest import REDUCTION_LOOPS, LoopNest
 from genomes.transformations import REGISTRY, Kind, Phase, apply
@@ -35,8 +35,6 @@ CPU_TRANSFORMATIONS = frozenset(
 
 CANDIDATES = 10
 PLANS_PER_TILE = 2
-MOST_UNROLLED = 96
-"""Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
 
 def default_schedule(nest: LoopNest, features: CpuFeatures) -> LoopNest:

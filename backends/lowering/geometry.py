@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import ceil, prod
 
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from genomes.nest import Loop, LoopNest, Schedule, Statement
@@ -84,16 +85,32 @@ class StatementForm:
     argument: int
     epilogue: Epilogue = NO_EPILOGUE
 
+    @cached_property
+    def phases(self) -> int:
+        """Into how many parts the columns of the copied input are dealt out, like cards.
+
+        Column `q*phases + p` is element q of part p: with stride s, the columns that one tap
+        reads lie side by side, so that a vector of them is loaded at once.
+        """
+        vector = "".join(x.name for x in self.schedule.loops if x.mark == "vectorize")
+        return self.spans[1].step if "wo" in vector else 1
+
     @property
     def pads(self) -> bool:
-        """Whether a padded copy of the input is made."""
-        return not all(span.inside for span in self.spans)
+        """Whether a copy of the input is made, with its padding."""
+        return self.phases > 1 or not all(span.inside for span in self.spans)
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """(N, channels read, rows, phases, columns of one phase)."""
+        a, (rows, columns) = self.statement.inputs, self.spans
+        parts = (self.phases, ceil(columns.span / self.phases))
+        return (self.batch, a.groups * a.count, rows.span, *parts)
 
     @property
     def padded_elements(self) -> int:
-        """Elements of the padded copy."""
-        a, (rows, columns) = self.statement.inputs, self.spans
-        return self.batch * a.groups * a.count * rows.span * columns.span
+        """Elements of the copy."""
+        return prod(self.padded_shape)
 
     @property
     def pads_in_parallel(self) -> bool:
@@ -120,6 +137,13 @@ class StatementForm:
         """
         names = ("+".join(g.arguments["loops"]) for g in self.schedule.genes if g.op == "fuse")
         return any(("ho", "wo") in pairwise(name.split("+")) for name in names)
+
+    @property
+    def write_axes(self) -> int:
+        """Loops of the write-back: n, co, ho, wo (or one for both) and one for each repeat."""
+        s = self.statement
+        repeats = (s.repeats_channels > 1) + (s.repeat_ho > 1) + (s.repeat_wo > 1)
+        return (3 if self.flat else 4) + repeats
 
     @property
     def accumulator_shape(self) -> tuple[int, ...]:

@@ -13,8 +13,14 @@ from backends.lowering.tiles import Tile, tile_slots, tiles
 if TYPE_CHECKING:
     from backends.devices import CpuFeatures
 
-PAD_SLOTS = 0.4
-"""Copying one element into the padded input, in issue slots of a multiply-add."""
+PAD_SLOTS = 0.3
+PAD_ROW_SLOTS = 5.0
+PAD_ROW_INSIDE_SLOTS = 14.0
+"""Copying one element, and one row, into the padded input: by rows, or inside a loop."""
+
+L2_SLOTS = 0.35
+L3_SLOTS = 0.8
+"""What an element of the padded input costs more when it does not stay in the first cache."""
 
 PARALLEL_SLOTS = 4000.0
 """Waking the other threads and waiting for them."""
@@ -76,26 +82,42 @@ def _slots(form: StatementForm, cpu: CpuFeatures, plan: Plan, per_tile: float) -
     tasks = prod(list(counts.values())[: plan.fused])
     per_task = per_tile * prod(counts.values()) / tasks
     beforehand = 0.0
-    if form.pads and plan.pads_inside:
-        per_task += PAD_SLOTS * _padded_by_task(form, plan, counts)
-    elif form.pads:
-        beforehand = PAD_SLOTS * form.padded_elements
-        if form.pads_in_parallel:
+    if plan.pads_inside:
+        rows, columns = _padded_by_task(form, plan, counts)
+        per_task += rows * (PAD_ROW_INSIDE_SLOTS + columns * PAD_SLOTS)
+    elif form.pads or _deals_columns(form, plan.tile):
+        beforehand = _copy_slots(form, cpu)
+        if form.pads_in_parallel and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
     if not plan.parallel:
         return beforehand + tasks * per_task
     return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task
 
 
-def _padded_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> int:
-    """Elements of the padded input that one iteration of the fused loop reads."""
+def _deals_columns(form: StatementForm, tile: Tile) -> bool:
+    """Whether the input is copied because its columns are read with a stride."""
+    return not tile.by_channel and tile.width > 1 and form.spans[1].step > 1
+
+
+def _copy_slots(form: StatementForm, cpu: CpuFeatures) -> float:
+    elements, columns = form.padded_elements, form.spans[1].span
+    per_element = PAD_SLOTS + PAD_ROW_SLOTS / columns
+    if 4 * elements > cpu.l2_bytes:
+        per_element += L3_SLOTS
+    elif 4 * elements > cpu.l1_bytes:
+        per_element += L2_SLOTS
+    return elements * per_element
+
+
+def _padded_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> tuple[int, int]:
+    """(rows, columns) of the padded input that one iteration of the fused loop computes."""
     s, tile = form.statement, plan.tile
     inside = list(counts)[: plan.fused]
     groups = s.groups
-    if "co" in inside:
+    if "co" in counts and "co" in inside:
         groups = max(1, tile.channels * s.groups // s.kept_co)
     rows, columns = form.spans
     height = rows.span
     if "ho" in inside:
         height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
-    return groups * s.inputs.count * height * columns.span
+    return groups * s.inputs.count * height, columns.span

@@ -9,6 +9,8 @@ decomposition of the reduction last.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 from tvm import s_tir
@@ -18,6 +20,9 @@ from backends.lowering.errors import LoweringError
 from backends.lowering.geometry import StatementForm
 from genomes.gene import Gene
 from genomes.nest import REDUCTION_LOOPS, SPATIAL_LOOPS
+
+MOST_COPIED_NESTS = 16
+"""LLVM takes 0.1 s for every copy of a loop nest: 52 copies take 7 s."""
 
 TVM_REFUSALS = (s_tir.ScheduleError, ValueError, TypeError, IndexError)
 """What primitives raise when they do not apply."""
@@ -59,11 +64,10 @@ class Replay:
     def _apply(self, gene: Gene, step: Callable[..., None]) -> None:
         try:
             step(self, **gene.arguments)
-        except TVM_REFUSALS as error:
-            statement = self._form.index
-            raise LoweringError(
-                f"TVM refuses {gene} of statement {statement}: {first_line(error)}"
-            ) from error
+        except (*TVM_REFUSALS, LoweringError) as error:
+            # The gene's own index is from before later genes split other statements.
+            named = replace(gene, statement=self._form.index)
+            raise LoweringError(f"{named} does not lower: {first_line(error)}") from error
 
     def _split(self, loop: str, factor: int) -> None:
         outer, inner = self._sch.split(self._loops.pop(loop), [None, factor])
@@ -114,7 +118,20 @@ class Replay:
         self._sch.parallel(self._loops[loop])
 
     def _unroll(self, loop: str) -> None:
+        copies = self._copied_nests()
+        if copies > MOST_COPIED_NESTS:
+            raise LoweringError(
+                f"the loops inside unrolled ones would be copied {copies} times, at most "
+                f"{MOST_COPIED_NESTS} are compiled: unroll or vectorize inner loops first"
+            )
         self._sch.unroll(self._loops[loop])
+
+    def _copied_nests(self) -> int:
+        """How often unrolling copies the innermost loop that stays a loop."""
+        loops = self._form.schedule.loops
+        kept = [i for i, x in enumerate(loops) if not x.mark and x.extent > 1]
+        outer = loops[: kept[-1]] if kept else ()
+        return prod(x.extent for x in outer if x.mark == "unroll")
 
     def _vectorize(self, loop: str) -> None:
         self._sch.vectorize(self._loops[loop])

@@ -13,16 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm
 
 if TYPE_CHECKING:
     from backends.devices import CpuFeatures
-
-SPARE_REGISTERS = 4
-"""Vector registers left for operands beside the accumulators."""
 
 CHAINS = 8
 """Accumulators needed to hide the latency of a multiply-add: 4 cycles on two pipes."""
@@ -31,13 +27,16 @@ MOST_ROWS = 8
 MOST_COLUMNS = 28
 MOST_CHANNELS = 64
 MOST_BROADCAST_CHANNELS = 16
+MOST_UNROLLED = 96
+"""Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
-TILE_SLOTS = 24
+TILE_SLOTS = 30.0
 BROADCAST_SLOTS = 0.75
-UNALIGNED_SLOTS = 2.0
-TRANSPOSED_SLOTS = 0.65
-SCALAR_SLOTS = 1.0
+CROSSING_SLOTS = 2.0
+"""A load of a whole vector that is not aligned reaches into a second cache line."""
 STORE_SLOTS = 1.5
+TRANSPOSE_SLOTS = 0.6
+SCALAR_SLOTS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,40 +77,50 @@ def can_be_flat(form: StatementForm) -> bool:
     return single and not form.pads and columns.size == s.columns > 1 and s.rows > 1
 
 
+def vectors(width: int, lanes: int) -> int:
+    """Registers of a vector of `width` elements: LLVM rounds up to a power of two."""
+    return max(1, (1 << (width - 1).bit_length()) // lanes)
+
+
+def pieces(width: int, lanes: int) -> tuple[int, int]:
+    """Loads of a vector of `width` elements: (whole registers, parts of one)."""
+    whole, rest = divmod(width, lanes)
+    return whole, rest.bit_count()
+
+
 def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     s = form.statement
-    most = cpu.registers - SPARE_REGISTERS
     shapes = [(r, c, False) for r in _divisors(s.rows, MOST_ROWS) for c in _divisors(s.columns)]
     if can_be_flat(form):
         shapes += [(1, c, True) for c in _divisors(s.rows * s.columns)]
     for channels in _divisors(s.kept_co // s.groups, MOST_CHANNELS)[1:]:
-        vectors = ceil(channels / cpu.lanes)
+        registers = vectors(channels, cpu.lanes)
+        operands = registers + (registers > 1)
         for rows, columns, flat in shapes:
-            if rows * columns * vectors <= most:
+            if rows * columns * registers + operands <= cpu.registers:
                 yield Tile(True, channels, rows, columns, channels, flat)
 
 
 def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     s = form.statement
-    most = cpu.registers - SPARE_REGISTERS
     lines = [(s.columns, False, _divisors(s.rows, MOST_ROWS))]
     if can_be_flat(form):
         lines.append((s.rows * s.columns, True, [1]))
     channels = _divisors(s.kept_co // s.groups, MOST_BROADCAST_CHANNELS)
     for extent, flat, heights in lines:
         for width in _widths(extent, cpu.lanes):
-            for columns in _divisors(extent // width, 8):
-                vectors = columns * ceil(width / cpu.lanes)
+            for count in _divisors(extent // width, 8):
                 for rows in heights:
+                    line = rows * count * vectors(width, cpu.lanes)
                     for c in channels:
-                        if vectors * rows * c <= most:
-                            yield Tile(False, c, rows, columns * width, width, flat)
+                        if line * c + min(line, c) + 1 <= cpu.registers:
+                            yield Tile(False, c, rows, count * width, width, flat)
 
 
 def _widths(extent: int, lanes: int) -> list[int]:
-    """Vector widths for a loop: whole vectors, else the two largest divisors that fit."""
+    """Vector widths for a loop: whole and half registers, and the two largest divisors."""
     fitting = [d for d in _divisors(extent, 2 * lanes) if d > 1]
-    whole = [d for d in fitting if d == lanes or 2 * d == lanes]
+    whole = [d for d in fitting if d in (lanes, lanes // 2)]
     return sorted({*whole, *fitting[-2:]})
 
 
@@ -123,17 +132,18 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     """Slots that one tile takes: the reduction and the write-back."""
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
+    registers = vectors(tile.width, cpu.lanes)
     if tile.by_channel:
-        pixels, vectors = tile.rows * tile.columns, ceil(tile.channels / cpu.lanes)
-        loads = BROADCAST_SLOTS * pixels + vectors * _weight_load_slots(reduction, cpu, tile)
-        accumulators = pixels * vectors
-        store = TRANSPOSED_SLOTS if tile.columns > 2 else SCALAR_SLOTS
-        written = store * tile.elements
+        pixels = tile.rows * tile.columns
+        accumulators = pixels * registers
+        weights = sum(pieces(tile.channels, cpu.lanes))
+        loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
+        written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
     else:
-        lines = tile.rows * (tile.columns // tile.width) * ceil(tile.width / cpu.lanes)
-        accumulators = lines * tile.channels
-        loads = BROADCAST_SLOTS * tile.channels + lines * _input_load_slots(form, tile)
-        written = STORE_SLOTS * accumulators
+        lines = tile.rows * (tile.columns // tile.width)
+        accumulators = lines * registers * tile.channels
+        loads = BROADCAST_SLOTS * tile.channels + lines * _line_load_slots(form, cpu, tile)
+        written = STORE_SLOTS * lines * tile.channels * sum(pieces(tile.width, cpu.lanes))
     return TILE_SLOTS + reduction * max(accumulators, loads, CHAINS) + written
 
 
@@ -144,7 +154,15 @@ def _weight_load_slots(reduction: int, cpu: CpuFeatures, tile: Tile) -> float:
     return 1.5 if size <= cpu.l2_bytes else 3.0
 
 
-def _input_load_slots(form: StatementForm, tile: Tile) -> float:
-    if form.spans[1].step > 1:
-        return float(tile.width)
-    return 1.0 if form.statement.kw.extent == 1 else UNALIGNED_SLOTS
+def _line_load_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
+    """Loading the columns of one row that a vector holds, for one tap."""
+    s = form.statement
+    whole, parts = pieces(tile.width, cpu.lanes)
+    if s.kw.extent == 1:
+        return whole + parts
+    slots = CROSSING_SLOTS * whole + parts
+    unrolled = s.kh.extent * s.kw.extent * tile.elements // tile.width <= MOST_UNROLLED
+    if unrolled and tile.rows > 1 and s.inputs.count == 1:
+        # Rows that several taps read are loaded once.
+        slots *= (tile.rows + s.kh.extent - 1) / (tile.rows * s.kh.extent)
+    return slots

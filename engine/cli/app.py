@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -54,4 +56,7 @@ app.command("ui")(ui.ui)
 
 def main() -> None:
     """Entry point of the command `loopgene`."""
+    if not sys.warnoptions:
+        # What libraries tell each other's developers is of no use to somebody who searches.
+        warnings.simplefilter("ignore", FutureWarning)
     app(prog_name="loopgene")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 HOME = Path("loopgene-runs")
+STORE = "mlflow.db"
+"""The MLflow store in the folder of the run folders."""
+
 WIDE = 180
 """Columns of a table in a log file or a pipe, where there is no edge to fit."""
 
@@ -61,3 +65,13 @@ def waiting(text: str) -> Iterator[Status]:
 def elsewhere(home: Path) -> str:
     """The option that a command needs to find `home`; empty if it is where commands look."""
     return "" if home.absolute() == HOME.absolute() else f" --home {shlex.quote(str(home))}"
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Treat a polite `kill` like Ctrl-C, so that what has begun is ended well."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

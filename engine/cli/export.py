@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.common import HOME, HomeOption, console
+from engine.cli.common import HOME, HomeOption, waiting
 
 
 def export(
@@ -27,6 +27,12 @@ def export(
     run_dir.result()
     from engine.export import export_run
 
-    with console().status(f"exporting {run_dir.name}"):
+    with waiting(f"exporting {run_dir.name}"):
         exported = export_run(run_dir, output)
-    typer.echo(str(exported))
+    typer.echo(f"exported to {exported.folder}")
+    for name in exported.files:
+        deviation = exported.deviations.get(name)
+        checked = "" if deviation is None else f"  (differs from PyTorch by {deviation:.0e})"
+        typer.echo(f"  {name}{checked}")
+    for note in exported.notes:
+        typer.echo(f"note: {note}")

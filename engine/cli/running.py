@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from engine.cli.common import console, elsewhere, waiting
+from engine.cli.common import STORE, console, elsewhere, terminable, waiting
 from genomes.errors import LoopGeneError
 
 if TYPE_CHECKING:
@@ -194,7 +192,7 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
     resume = run_dir is not None
     if run_dir is None:
         run_dir = RunDir.create(experiment)
-    with run_dir.lock(), _terminable():
+    with run_dir.lock(), terminable():
         if resume:
             run_dir.adopt()
             kept = experiment.model_copy(update={"name": run_dir.config().name})
@@ -236,16 +234,6 @@ def _notes(
     return note
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat a polite `kill` like Ctrl-C, so that the run says how to go on."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _after(run_dir: RunDir) -> str:
     generation = run_dir.state().generation
     return "before generation 0" if generation is None else f"after generation {generation}"
@@ -267,3 +255,5 @@ def _report(run_dir: RunDir, home: Path, record: Mapping[str, Any]) -> None:
     at = elsewhere(home)
     out.print(f"site by site: loopgene show {run_dir.name}{at}", soft_wrap=True)
     out.print(f"to use it:    loopgene export {run_dir.name}{at}", soft_wrap=True)
+    if (home / STORE).is_file():
+        out.print(f"in MLflow:    loopgene ui{at}", soft_wrap=True)

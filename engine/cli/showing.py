@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from engine.runs import RunDir
+    from genomes.gene import Gene
 
 REASONS = {
     "generations": "all generations are done",
@@ -75,6 +76,9 @@ def show(
         str, typer.Argument(help="A run: its name, a beginning of it, or `latest`.", metavar="RUN")
     ] = "latest",
     home: HomeOption = HOME,
+    schedules: Annotated[
+        bool, typer.Option("--schedules", help="Show the schedule genes in full too.")
+    ] = False,
 ) -> None:
     """Show what a run found: before and after, in all and site by site."""
     from engine.runs import RunError, find_run
@@ -82,7 +86,8 @@ def show(
     found = find_run(home, run)
     result = found.result()
     try:
-        parts = [found.name, *headline(result), figures(result), sites(result), *_front(result)]
+        parts = [found.name, *headline(result), figures(result)]
+        parts += [sites(result, schedules), *_front(result)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"{found.result_path} is damaged ({type(error).__name__}: {error}); write it again "
@@ -137,11 +142,19 @@ def _capacity_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def sites(result: Mapping[str, Any]) -> Table:
-    """Every site before and after."""
+def sites(result: Mapping[str, Any], schedules: bool) -> Table:
+    """Every site before and after.
+
+    Args:
+        result: Of a run.
+        schedules: Whether schedule genes are shown in full, or only counted.
+    """
     from rich import box
     from rich.table import Table
 
+    from genomes.genome import Genome
+
+    genome = Genome.from_json(result["found"]["genome"])
     rows = result["sites"]
     repeated = any(site["calls"] > 1 for site in rows)
     table = Table(box=box.SIMPLE)
@@ -158,12 +171,22 @@ def sites(result: Mapping[str, Any]) -> Table:
             site["name"],
             site["shape"],
             *([str(site["calls"])] if repeated else []),
-            site["genes"] or "-",
+            _genes_text(genome.genes(site["name"]), schedules),
             _microseconds(before),
             _microseconds(after),
             ratio_text(before, after) if site["genes"] else "",
         )
     return table
+
+
+def _genes_text(genes: tuple[Gene, ...], schedules: bool) -> str:
+    from genomes.operators import by_phase
+
+    domain, schedule = by_phase(genes)
+    words = [str(gene) for gene in (genes if schedules else domain)]
+    if schedule and not schedules:
+        words.append(f"+ {len(schedule)} schedule genes")
+    return " ".join(words) or "-"
 
 
 def _microseconds(value: float | None) -> str:

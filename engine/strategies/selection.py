@@ -53,7 +53,7 @@ class PopulationStrategy(Strategy):
     def state(self) -> dict[str, Any]:
         return {
             "strategy": self.name,
-            "population": [e.to_json() for e in self.population],
+            "population": [i.record() for i in self.individuals],
             "randomness": self.randomness.state(),
         }
 

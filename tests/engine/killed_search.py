@@ -2,7 +2,7 @@
 
     python -m tests.engine.killed_search HOME KILLS SEED
 
-prints the number of kills and the milliseconds that the undisturbed search took.
+prints the number of kills, and in how many different generations the search was killed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from engine.config import ExperimentConfig
+from engine.runs import RunDir
 from engine.search import run_experiment
 from tests.engine.toys import experiment
 
@@ -24,8 +25,8 @@ def config(home: Path) -> ExperimentConfig:
     return experiment(
         home,
         backend={"name": "table", "failures": {"crashed": 0.05}},
-        search={"population": 8, "generations": 25, "seed": 3},
-        capacity={"batch": 8, "tolerance": 0.3},
+        search={"population": 6, "generations": 20, "seed": 3},
+        capacity={"batch": 4, "tolerance": 0.3},
     )
 
 
@@ -59,17 +60,19 @@ def main(home: Path, kills: int, seed: int) -> None:
     _finish(home / "whole")
     whole_s = time.monotonic() - started
     rng = random.Random(seed)
-    killed = 0
-    while killed < kills:
+    killed, lengths = 0, set()
+    for _ in range(5 * kills):
+        if killed == kills:
+            break
         pid = _spawn(home / "killed")
-        time.sleep(rng.uniform(0.0, 0.25) * whole_s)
+        time.sleep(rng.uniform(0.0, 0.15) * whole_s)
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        if not os.WIFSIGNALED(status):
-            break
-        killed += 1
+        if os.WIFSIGNALED(status):
+            killed += 1
+            lengths.add(len(RunDir(home / "killed" / "run").history()))
     _finish(home / "killed")
-    sys.stdout.write(f"{killed} {round(whole_s * 1e3)}\n")
+    sys.stdout.write(f"{killed} {len(lengths)}\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from genomes.sites import find_sites
 from tests.engine.toys import experiment
 
 HALF = Gene.of("bottleneck", loop="co", factor=2)
-SPLIT = Gene.of("split", loop="co", factor=4)
+SPLIT = Gene.of("split", loop="co", factor=2)
 
 
 @pytest.fixture

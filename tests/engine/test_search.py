@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,8 +176,9 @@ class TestRun:
             run_experiment(config, run_dir(tmp_path / name), on_generation=between)
             return outcome(tmp_path / name / "run")
 
-        before = random.getstate(), torch.get_rng_state()
         first = searched("first", 1, disturb=False)
+        before = random.getstate(), torch.get_rng_state()
+        assert searched("again", 1, disturb=False)[0::2] == first[0::2]
         # Nothing in the search but DEAP draws from the globals, and DEAP gives them back.
         assert random.getstate() == before[0]
         assert torch.equal(torch.get_rng_state(), before[1])
@@ -213,7 +213,8 @@ class TestRun:
             sizes.append(path.stat().st_size)
 
         run_experiment(config, run_dir(tmp_path), on_generation=note)
-        assert sizes[-1] < 1.5 * sizes[5]
+        # Genomes grow a little; something kept for each generation would make it five times.
+        assert sizes[-1] < 2 * sizes[5]
 
 
 @pytest.mark.usefixtures("cheap_metric")
@@ -281,6 +282,7 @@ class TestResume:
         return experiment(
             home,
             backend={"name": "table", "failures": {"crashed": 0.05}},
+            search={"population": 8, "generations": 2},
             capacity__tolerance=0.5,
         )
 
@@ -302,12 +304,11 @@ class TestResume:
 
             def killing(*args, after=after, calls=calls):
                 calls.append(1)
-                # Every other call dies, before or after it has done its work.
-                if after:
-                    real(*args)
-                if len(calls) % 2:
+                dies = len(calls) % 2
+                done = real(*args) if after or not dies else None
+                if dies:
                     raise Killed
-                return real(*args)
+                return done
 
             monkeypatch.setattr(search_module, where, killing)
             deaths = 0
@@ -463,6 +464,7 @@ class TestFisher:
         root = Path(__file__).parents[2]
         done = subprocess.run(script, cwd=root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split()[0] == "20", "the search was over before it was killed enough"
+        kills, generations = map(int, done.stdout.split())
+        assert kills == 20
+        assert generations >= 3, "it was always killed at the same place"
         assert outcome(tmp_path / "killed" / "run") == outcome(tmp_path / "whole" / "run")
-        shutil.rmtree(tmp_path)

@@ -41,7 +41,8 @@ class TestRun:
         run = only_run(work)
         lines = result.stdout.splitlines()
         assert lines[0] == f"running {run.path}"
-        assert [line.split(" | ")[0] for line in lines[1:5]] == [
+        assert lines[1] == "measuring the original network and the initial population"
+        assert [line.split(" | ")[0] for line in lines[2:6]] == [
             f"generation {number}/3" for number in range(4)
         ]
         assert "finished: all generations are done; " in result.stdout
@@ -116,7 +117,9 @@ class TestResume:
         result = cli("run", "tiny.yaml", "--resume")
         assert result.exit_code == 0, result.output
         assert only_run(work).name == run.name
-        assert result.stdout.startswith(f"resuming {run.path}\ngeneration 2/3")
+        lines = result.stdout.splitlines()
+        assert lines[0] == f"resuming {run.path}"
+        assert lines[2].startswith("generation 2/3 | ")
         assert [r["generation"] for r in run.history()] == [0, 1, 2, 3]
         assert run.config().search.generations == 3
         assert run.state().state is State.FINISHED
@@ -227,7 +230,8 @@ class TestInterruption:
             finally:
                 process.kill()
         text = (work / "log").read_text()
-        assert text.startswith(f"running {run.path}\ngeneration 0/1000000 | ")
+        assert text.startswith(f"running {run.path}\n")
+        assert "\ngeneration 0/1000000 | " in text
         assert "\x1b" not in text
         assert "\r" not in text
         assert run.state().state is State.RUNNING

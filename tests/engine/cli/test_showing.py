@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.runs import RunDir, list_runs
+from genomes.gene import Gene
+from genomes.genome import Genome
 from tests.engine.cli.conftest import Cli, fill, invoke
 
 
@@ -31,6 +33,12 @@ def done(finished: Path, work: Path) -> RunDir:
     shutil.copytree(finished, work, dirs_exist_ok=True)
     (run,) = list_runs(work / "loopgene-runs")
     return run
+
+
+def row(text: str, name: str) -> str:
+    """The row of a table."""
+    (line,) = [x for x in text.splitlines() if x.split()[:1] == [name]]
+    return line
 
 
 class TestRuns:
@@ -73,9 +81,30 @@ class TestShow:
         (line,) = [x for x in text.splitlines() if "sum of kernels" in x]
         assert line.split()[-1] == f"{before / after:.2f}x"
         for site in record["sites"]:
-            (line,) = [x for x in text.splitlines() if x.split()[:1] == [site["name"]]]
+            line = row(text, site["name"])
             assert f" {site['before_us']:.1f} " in line
-            assert site["genes"] in line
+            assert f" {site['after_us']:.1f} " in line
+
+    def test_genes(self, cli: Cli, done: RunDir) -> None:
+        """Neural genes as they are; schedule genes counted, or in full where asked for."""
+        record = done.result()
+        schedule = (Gene.of("split", loop="co", factor=4), Gene.of("vectorize", loop="co.1"))
+        genome = Genome.of({"0": (Gene.of("bottleneck", loop="co", factor=2), *schedule)})
+        record["found"]["genome"] = genome.to_json()
+        done.result_path.write_text(json.dumps(record))
+        short = row(cli("show").stdout, "0")
+        assert "bottleneck(factor=2, loop=co) + 2 schedule genes" in short
+        full = row(cli("show", "--schedules").stdout, "0")
+        assert "loop=co) split(factor=4, loop=co) vectorize(loop=co.1)" in full
+        assert " - " in row(cli("show").stdout, "2")
+
+    def test_genome_of_another_kind(self, cli: Cli, done: RunDir) -> None:
+        record = done.result()
+        record["found"]["genome"] = {"format": "other"}
+        done.result_path.write_text(json.dumps(record))
+        result = cli("show")
+        assert result.exit_code == 1
+        assert "this is no genome" in result.stderr
 
     def test_the_latest_by_default(self, cli: Cli, done: RunDir) -> None:
         assert cli("show").stdout == cli("show", done.name).stdout

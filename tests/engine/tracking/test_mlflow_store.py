@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -11,10 +12,28 @@ from pathlib import Path
 import pytest
 
 from engine.tracking import mlflow_store
-from engine.tracking.mlflow_store import TrackingError, check_file, open_store
+from engine.tracking.mlflow_store import TrackingError, check_file, open_store, quiet_mlflow
 
-OPEN = "import sys; from pathlib import Path; from engine.tracking.mlflow_store import open_store"
-OPEN += "; print(open_store(None, 'loopgene', Path(sys.argv[1])).experiment_id)"
+OPEN_NEW = """
+import shutil, sys, time
+from pathlib import Path
+from engine.tracking import mlflow_store
+
+def slowly_copied(file, artifacts):
+    print("made by", sys.argv[3], file=sys.stderr)
+    time.sleep(1)
+    shutil.copy(sys.argv[2], file)
+
+mlflow_store.create_sqlite = slowly_copied
+import mlflow.store.tracking.sqlalchemy_store
+ready = Path(sys.argv[1]).parent / f"{sys.argv[3]}.ready"
+ready.touch()
+while len(list(ready.parent.glob("*.ready"))) < 2:
+    time.sleep(0.01)
+store = mlflow_store.open_store(None, "loopgene", Path(sys.argv[1]))
+store.check()
+print(store.client.create_run(store.experiment_id).info.run_id)
+"""
 
 
 def make_read_only(file: Path) -> None:
@@ -24,17 +43,30 @@ def make_read_only(file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_processes_that_open_a_new_store_at_once_all_get_it(tmp_path: Path):
-    command = [sys.executable, "-c", OPEN, str(tmp_path / "home")]
+def test_processes_that_open_a_new_store_at_once_share_it(template: Path, tmp_path: Path):
+    command = [sys.executable, "-c", OPEN_NEW, str(tmp_path / "home"), str(template)]
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(
+            [*command, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for name in ("first", "second")
     ]
     results = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
-    assert len({out for out, _ in results}) == 1
-    # Nothing of MLflow's and Alembic's chatter.
-    assert [err for _, err in results] == ["", ""]
+    store = open_store(None, "loopgene", tmp_path / "home")
+    runs = store.client.search_runs([store.experiment_id])
+    assert {run.info.run_id for run in runs} == {out.strip() for out, _ in results}
+    assert sum("made by" in err for _, err in results) == 1
+
+
+def test_mlflow_and_its_migrations_are_silent_inside(caplog):
+    names = ("mlflow.store.db.utils", "alembic.runtime.migration")
+    with quiet_mlflow():
+        for name in names:
+            logging.getLogger(name).error("inside")
+    for name in names:
+        logging.getLogger(name).error("outside")
+    assert [record.message for record in caplog.records] == ["outside", "outside"]
 
 
 def test_a_new_store_is_ready_for_readers(home: Path):
@@ -71,7 +103,7 @@ def test_homes_of_any_name(template: Path, tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("name", ["100%", "why?", "a#b"])
 def test_homes_that_mlflow_would_misread(tmp_path: Path, name: str):
-    with pytest.raises(TrackingError, match="set tracking.uri"):
+    with pytest.raises(TrackingError, match=r"set tracking\.uri"):
         open_store(None, "loopgene", tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
