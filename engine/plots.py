@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_IN, DPI = 8.0, 150
+WIDTH_IN, HEAD_IN, DPI = 8.0, 0.5, 150
 ORIGINAL, FOUND, LEGAL, ILLEGAL = "#6b7280", "#0f766e", "#3b82c4", "#d97706"
+BEFORE = "#b6bcc6"
 TEXT, FAINT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 CATEGORIES = (
     "#0f766e",
@@ -37,7 +38,7 @@ CATEGORIES = (
 OTHERS = "#cbd5e1"
 DASHES = (0, (4, 3))
 
-MOST_SITES, MOST_NAME = 24, 64
+MOST_SITES, MOST_NAME = 24, 90
 SLOWEST_SHOWN = 1.6
 """Candidates slower than so many originals are drawn at the edge."""
 
@@ -76,29 +77,30 @@ def best_latency(run: RunData) -> Figure | None:
     if not run.candidates:
         return None
     figure, axes = _figure("Best latency so far", run.name)
-    original_ms = run.original_s * 1e3 if run.original_s else run.candidates[0].latency_ms
-    x, y = [0], [original_ms]
-    for candidate in run.candidates:
-        if candidate.legal and candidate.latency_ms < y[-1]:
+    unit, scale = run.unit
+    original = (run.original_s or run.candidates[0].latency_s) * scale
+    latencies = [c.latency_s * scale for c in run.candidates]
+    x, y = [0], [original]
+    for candidate, latency in zip(run.candidates, latencies, strict=True):
+        if candidate.legal and latency < y[-1]:
             x.append(candidate.number)
-            y.append(candidate.latency_ms)
+            y.append(latency)
     last = run.history[-1]["evaluations"]
-    slowest = max(c.latency_ms for c in run.candidates)
-    top = min(max(1.1 * original_ms, slowest), SLOWEST_SHOWN * original_ms)
-    _dots(axes, run, lambda c: (c.number, min(c.latency_ms, top)), size=10)
+    low = min(original, *latencies)
+    top = min(max(1.1 * original, *latencies), SLOWEST_SHOWN * original)
+    _dots(axes, run, lambda c: (c.number, min(c.latency_s * scale, top)))
     axes.step([*x, last], [*y, y[-1]], where="post", color=FOUND, linewidth=2.2,
               label="best so far", zorder=3)  # fmt: skip
     axes.plot(last, y[-1], "o", color=FOUND, markersize=6, zorder=4, clip_on=False)
-    axes.axhline(original_ms, color=ORIGINAL, linewidth=1.4, linestyle=DASHES, zorder=2)
-    _note(axes, f"original {time_text(original_ms / 1e3)}", original_ms, 4, ORIGINAL)
-    found = f"{time_text(y[-1] / 1e3)}, {ratio_text(original_ms, y[-1])}"
+    axes.axhline(original, color=ORIGINAL, linewidth=1.4, linestyle=DASHES, zorder=2)
+    _note(axes, f"original {time_text(original / scale)}", original, 4, ORIGINAL)
+    found = f"{time_text(y[-1] / scale)}, {ratio_text(original, y[-1])}"
     _note(axes, found, y[-1], -7, FOUND, weight="bold")
-    low = min(original_ms, *(c.latency_ms for c in run.candidates))
     margin = 0.1 * (top - low)
     axes.set_ylim(low - 1.5 * margin, top + margin)
     axes.set_xlim(0, last)
     axes.set_xlabel("candidates evaluated")
-    axes.set_ylabel("latency (ms)")
+    axes.set_ylabel(f"latency ({unit})")
     _legend(axes)
     return figure
 
@@ -109,18 +111,18 @@ def pareto(run: RunData) -> Figure | None:
     if not known:
         return None
     figure, axes = _figure("Latency and capacity of the candidates", run.name)
-    original_ms = run.original_s * 1e3 if run.original_s else None
-    edge = SLOWEST_SHOWN * original_ms if original_ms else math.inf
-    _dots(axes, run, lambda c: (min(c.latency_ms, edge), c.capacity_ratio), size=18)
-    front = list(_front(known))
-    axes.plot([c.latency_ms for c in front], [c.capacity_ratio or 0.0 for c in front], "o-",
-              drawstyle="steps-post", color=FOUND, linewidth=1.6, markersize=5,
-              label="front", zorder=3)  # fmt: skip
-    if original_ms:
-        axes.plot(original_ms, 1.0, "*", color=TEXT, markersize=13, label="original", zorder=4)
+    unit, scale = run.unit
+    edge = SLOWEST_SHOWN * run.original_s if run.original_s else math.inf
+    _dots(axes, run, lambda c: (min(c.latency_s, edge) * scale, c.capacity_ratio))
+    front = [(c.latency_s * scale, c.capacity_ratio or 0.0) for c in _front(known)]
+    axes.plot(*zip(*front, strict=True), "o-", drawstyle="steps-post", color=FOUND,
+              linewidth=1.6, markersize=5, label="front", zorder=3)  # fmt: skip
+    if run.original_s:
+        axes.plot(run.original_s * scale, 1.0, "*", color=TEXT, markersize=13, label="original",
+                  zorder=4)  # fmt: skip
     axes.axhline(1 - run.tolerance, color=ILLEGAL, linewidth=1.2, linestyle=DASHES,
                  label="capacity to keep")  # fmt: skip
-    axes.set_xlabel("latency (ms)")
+    axes.set_xlabel(f"latency ({unit})")
     axes.set_ylabel("capacity / capacity of the original")
     _legend(axes)
     return figure
@@ -138,11 +140,11 @@ def sites(run: RunData) -> Figure | None:
         title += f": the {len(shown)} slowest of {len(known)}"
     figure, axes = _figure(title, run.name, height_in=1.7 + 0.3 * len(shown))
     milli = shown[0]["before_us"] >= 1000
-    unit, scale = ("ms", 1e-3) if milli else ("µs", 1.0)
+    unit, scale = ("ms", 1e-3) if milli else ("us", 1.0)
     before = [s["before_us"] * scale for s in shown]
     after = [s["after_us"] * scale for s in shown]
     rows = range(len(shown))
-    axes.barh([r - 0.19 for r in rows], before, 0.36, color=ORIGINAL, alpha=0.55, label="before")
+    axes.barh([r - 0.19 for r in rows], before, 0.36, color=BEFORE, label="before")
     axes.barh([r + 0.19 for r in rows], after, 0.36, color=FOUND, label="after")
     for row, old, new in zip(rows, before, after, strict=True):
         changed = abs(old / new - 1) >= 0.005
@@ -183,7 +185,8 @@ def gene_frequencies(run: RunData) -> Figure | None:
             sum(genes.get(name, 0.0) for name in others) for _, genes in rows
         ]
     colours = [*CATEGORIES[: len(named)], *([OTHERS] if others else [])]
-    figure, axes = _figure("Genes in the population", run.name)
+    height_in = 4.6 if len(rows) > 1 else 1.7 + 0.34 * len(layers)
+    figure, axes = _figure("Genes in the population", run.name, height_in)
     if len(rows) > 1:
         numbers = [number for number, _ in rows]
         axes.stackplot(numbers, *layers.values(), colors=colours, labels=list(layers),
@@ -234,18 +237,20 @@ PLOTS: dict[str, Callable[[RunData], Figure | None]] = {
 
 
 def _figure(title: str, name: str, height_in: float = 4.6) -> tuple[Figure, Axes]:
+    """An empty picture with a title and the run's name above the axes, at the left edge."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    padded = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout=padded)
+    below = (0, 0, 1, 1 - HEAD_IN / height_in)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, rect=below)
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout=layout)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=13, weight="bold", color=TEXT, pad=22)
     shown = name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 1]}…"
-    axes.annotate(shown, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points",
-                  color=FAINT, fontsize=9.5)  # fmt: skip
+    left = 0.12 / WIDTH_IN
+    figure.text(left, 1 - 0.12 / height_in, title, va="top", size=13, weight="bold", color=TEXT)
+    figure.text(left, 1 - 0.36 / height_in, shown, va="top", size=9.5, color=FAINT)
+    axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9ca3af")
     axes.grid(color=GRID, linewidth=0.8)
@@ -282,9 +287,7 @@ def _note(
                   color=colour, fontsize=10.5, weight=weight, zorder=5, bbox=box)  # fmt: skip
 
 
-def _dots(
-    axes: Axes, run: RunData, place: Callable[[Candidate], tuple[Any, Any]], size: float
-) -> None:
+def _dots(axes: Axes, run: RunData, place: Callable[[Candidate], tuple[Any, Any]]) -> None:
     """The candidates, legal ones and others."""
     for legal, colour, marker, label in (
         (False, ILLEGAL, "x", "candidate that loses capacity"),
@@ -294,7 +297,9 @@ def _dots(
         dots = [dot for dot in dots if None not in dot]
         if dots:
             x, y = zip(*dots, strict=True)
-            alpha = min(0.5, max(0.2, 300 / len(dots)))
+            # Few dots have to be seen, many must not hide each other.
+            alpha = min(0.7, max(0.2, 300 / len(dots)))
+            size = min(32.0, max(9.0, 3000 / len(dots)))
             axes.scatter(x, y, s=size, c=colour, marker=marker, alpha=alpha,
                          linewidths=0.8 if marker == "x" else 0, label=label)  # fmt: skip
 
@@ -302,13 +307,13 @@ def _dots(
 def _front(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
     """The candidates that no other beats in both, the fastest first."""
     best = -math.inf
-    for candidate in sorted(candidates, key=lambda c: (c.latency_ms, -(c.capacity_ratio or 0))):
+    for candidate in sorted(candidates, key=lambda c: (c.latency_s, -(c.capacity_ratio or 0))):
         if (candidate.capacity_ratio or 0) > best:
             best = candidate.capacity_ratio or 0
             yield candidate
 
 
-def _shortened(site: Mapping[str, Any], limit: int = 30) -> str:
+def _shortened(site: Mapping[str, Any], limit: int = 34) -> str:
     """A site's name; of a long one, the end."""
     name = str(site["name"])
     name = name if len(name) <= limit else f"…{name[-limit + 1 :]}"

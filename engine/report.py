@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,10 @@ from typing import Any
 from engine.numbers import count_text, ratio_text, share_text, span_text, time_text
 from engine.plots import draw_run
 from engine.runs import RunDir, write_atomic
+from engine.tracking import Tracker
+from engine.tracking.safe import one_line
+
+logger = logging.getLogger(__name__)
 
 PICTURES = {
     "best_latency": "Best latency so far",
@@ -41,6 +46,25 @@ def write_report(run_dir: Path) -> list[Path]:
     path = run.artifacts / "report.md"
     write_atomic(path, render_result(run.result(), links, str(run.config_path), run.name))
     return [path, *plots]
+
+
+def publish(run_dir: Path, tracker: Tracker) -> None:
+    """Write the report of a finished run and keep it, and the plots, with its tracker.
+
+    What the search found is safe in the run folder before: a report that fails is a warning.
+    """
+    try:
+        paths = write_report(run_dir)
+    # The border between a search that went well and its pictures.
+    except Exception as error:  # noqa: BLE001
+        logger.warning(
+            "the report of %s could not be written (%s); its result.json is complete",
+            run_dir.name,
+            one_line(error),
+        )
+        return
+    for path in paths:
+        tracker.artifact(path)
 
 
 def render_result(

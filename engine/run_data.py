@@ -67,8 +67,14 @@ class RunData:
                 if latency_s is not None:
                     ratio = own / capacity if capacity and own is not None else None
                     legal = ratio is None or ratio >= 1 - self.tolerance - ROUNDING
-                    found.append(Candidate(number, latency_s * 1e3, ratio, legal))
+                    found.append(Candidate(number, latency_s, ratio, legal))
         return found
+
+    @property
+    def unit(self) -> tuple[str, float]:
+        """The unit in which latencies are shown, and how many of it make a second."""
+        known = [self.original_s, *(c.latency_s for c in self.candidates[:1])]
+        return ("us", 1e6) if (next(filter(None, known), 1.0)) < 1e-3 else ("ms", 1e3)
 
     @cached_property
     def seconds(self) -> dict[str, float]:
@@ -88,12 +94,12 @@ class Candidate:
 
     Attributes:
         number: Its place in the order of evaluation, from 1.
-        latency_ms: Sum of its kernels and the rest.
+        latency_s: Sum of its kernels and the rest.
         capacity_ratio: Relative to the original; None if it is not known.
         legal: Whether the capacity is kept.
     """
 
     number: int
-    latency_ms: float
+    latency_s: float
     capacity_ratio: float | None
     legal: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import ceil, prod
@@ -73,6 +73,7 @@ class StatementForm:
         spans: Rows and columns of the input that are read.
         packing: Its weight argument.
         argument: The number of that argument among the kernel's weights.
+        source: Index of the statement whose padded copy of the input is read.
         epilogue: What is done to the result on its way to the output.
     """
 
@@ -83,6 +84,7 @@ class StatementForm:
     spans: tuple[Span, Span]
     packing: Packing
     argument: int
+    source: int
     epilogue: Epilogue = NO_EPILOGUE
 
     @cached_property
@@ -99,6 +101,23 @@ class StatementForm:
     def pads(self) -> bool:
         """Whether a copy of the input is made, with its padding."""
         return self.phases > 1 or not all(span.inside for span in self.spans)
+
+    @property
+    def pads_at_loop(self) -> bool:
+        """Whether the copy is made inside a loop of the statement, else before all statements."""
+        return self.pads and self.schedule.anchor("pad") is not None
+
+    @property
+    def owns_copy(self) -> bool:
+        """Whether the copy that the statement reads is its own, made beforehand."""
+        return self.pads and not self.pads_at_loop and self.source == self.index
+
+    @property
+    def copy(self) -> tuple[object, ...]:
+        """What is copied: statements with equal copies made beforehand share one."""
+        a = self.statement.inputs
+        channels = (a.start, a.groups * a.count) if a.contiguous else a
+        return (channels, self.spans, self.phases)
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
@@ -157,13 +176,25 @@ def statement_forms(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tuple[S
     """The statements of a nest as they appear in its kernel."""
     batch = nest.shape.batch
     packings = kernel_packings(nest)
+    owners: dict[tuple[object, ...], int] = {}
     forms = []
     for index, s in enumerate(nest.statements):
         schedule = s.scheduled(batch)
         packing = _packing(s, schedule)
-        argument = packings.index(packing)
-        spans = read_spans(nest, s)
-        forms.append(StatementForm(index, s, schedule, batch, spans, packing, argument, epilogue))
+        form = StatementForm(
+            index=index,
+            statement=s,
+            schedule=schedule,
+            batch=batch,
+            spans=read_spans(nest, s),
+            packing=packing,
+            argument=packings.index(packing),
+            source=index,
+            epilogue=epilogue,
+        )
+        if form.pads and not form.pads_at_loop:
+            form = replace(form, source=owners.setdefault(form.copy, index))
+        forms.append(form)
     return tuple(forms)
 
 

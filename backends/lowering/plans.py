@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 PAD_SLOTS = 0.3
 PAD_ROW_SLOTS = 5.0
-PAD_ROW_INSIDE_SLOTS = 14.0
+PAD_ROW_INSIDE_SLOTS = 17.0
 """Copying one element, and one row, into the padded input: by rows, or inside a loop."""
 
-L2_SLOTS = 0.35
-L3_SLOTS = 0.8
-"""What an element of the padded input costs more when it does not stay in the first cache."""
+FAR_SLOTS = 0.95
+"""What an element of the padded input costs more when the copy leaves the first cache."""
 
 PARALLEL_SLOTS = 4000.0
 """Waking the other threads and waiting for them."""
@@ -102,10 +101,8 @@ def _deals_columns(form: StatementForm, tile: Tile) -> bool:
 def _copy_slots(form: StatementForm, cpu: CpuFeatures) -> float:
     elements, columns = form.padded_elements, form.spans[1].span
     per_element = PAD_SLOTS + PAD_ROW_SLOTS / columns
-    if 4 * elements > cpu.l2_bytes:
-        per_element += L3_SLOTS
-    elif 4 * elements > cpu.l1_bytes:
-        per_element += L2_SLOTS
+    if 4 * elements > cpu.l1_bytes:
+        per_element += FAR_SLOTS
     return elements * per_element
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm
@@ -30,13 +31,17 @@ MOST_BROADCAST_CHANNELS = 16
 MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
-TILE_SLOTS = 30.0
+TILE_SLOTS = 25.0
 BROADCAST_SLOTS = 0.75
 CROSSING_SLOTS = 2.0
 """A load of a whole vector that is not aligned reaches into a second cache line."""
+FRESH_SLOTS = 3.0
+"""The same when the line was written just before, by the padding of a depthwise convolution."""
 STORE_SLOTS = 1.5
 TRANSPOSE_SLOTS = 0.6
 SCALAR_SLOTS = 1.0
+ODD_WIDTH = 1.3
+"""Vectors of, say, 12 channels cost more than one register does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,6 @@ def can_be_flat(form: StatementForm) -> bool:
     return single and not form.pads and columns.size == s.columns > 1 and s.rows > 1
 
 
-def vectors(width: int, lanes: int) -> int:
-    """Registers of a vector of `width` elements: LLVM rounds up to a power of two."""
-    return max(1, (1 << (width - 1).bit_length()) // lanes)
-
-
 def pieces(width: int, lanes: int) -> tuple[int, int]:
     """Loads of a vector of `width` elements: (whole registers, parts of one)."""
     whole, rest = divmod(width, lanes)
@@ -93,8 +93,8 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     shapes = [(r, c, False) for r in _divisors(s.rows, MOST_ROWS) for c in _divisors(s.columns)]
     if can_be_flat(form):
         shapes += [(1, c, True) for c in _divisors(s.rows * s.columns)]
-    for channels in _divisors(s.kept_co // s.groups, MOST_CHANNELS)[1:]:
-        registers = vectors(channels, cpu.lanes)
+    for channels in _widths(s.kept_co // s.groups, MOST_CHANNELS, cpu):
+        registers = ceil(channels / cpu.lanes)
         operands = registers + (registers > 1)
         for rows, columns, flat in shapes:
             if rows * columns * registers + operands <= cpu.registers:
@@ -108,20 +108,23 @@ def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
         lines.append((s.rows * s.columns, True, [1]))
     channels = _divisors(s.kept_co // s.groups, MOST_BROADCAST_CHANNELS)
     for extent, flat, heights in lines:
-        for width in _widths(extent, cpu.lanes):
+        for width in _widths(extent, 2 * cpu.lanes, cpu):
             for count in _divisors(extent // width, 8):
                 for rows in heights:
-                    line = rows * count * vectors(width, cpu.lanes)
+                    line = rows * count * ceil(width / cpu.lanes)
                     for c in channels:
-                        if line * c + min(line, c) + 1 <= cpu.registers:
+                        if line * c + (line if c > 1 else 0) + 1 <= cpu.registers:
                             yield Tile(False, c, rows, count * width, width, flat)
 
 
-def _widths(extent: int, lanes: int) -> list[int]:
-    """Vector widths for a loop: whole and half registers, and the two largest divisors."""
-    fitting = [d for d in _divisors(extent, 2 * lanes) if d > 1]
-    whole = [d for d in fitting if d in (lanes, lanes // 2)]
-    return sorted({*whole, *fitting[-2:]})
+def _widths(extent: int, most: int, cpu: CpuFeatures) -> list[int]:
+    """Vector widths for a loop: powers of two, and the largest divisor below one register.
+
+    LLVM splits other vectors of more than one register badly.
+    """
+    fitting = [d for d in _divisors(extent, most) if d > 1]
+    powers = [d for d in fitting if d.bit_count() == 1 and 4 * d >= cpu.lanes]
+    return sorted({*powers, *[d for d in fitting if d <= cpu.lanes][-1:]})
 
 
 def _divisors(extent: int, most: int = MOST_COLUMNS) -> list[int]:
@@ -132,19 +135,30 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     """Slots that one tile takes: the reduction and the write-back."""
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
-    registers = vectors(tile.width, cpu.lanes)
+    # Half a register is as good as a whole one where 512 bits pass in two halves.
+    width = ceil(2 * tile.width / cpu.lanes) / 2
+    chains = CHAINS
     if tile.by_channel:
         pixels = tile.rows * tile.columns
-        accumulators = pixels * registers
+        accumulators = pixels * width * (ODD_WIDTH if tile.width.bit_count() > 1 else 1.0)
         weights = sum(pieces(tile.channels, cpu.lanes))
         loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
         written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
     else:
         lines = tile.rows * (tile.columns // tile.width)
-        accumulators = lines * registers * tile.channels
+        accumulators = lines * width * tile.channels
         loads = BROADCAST_SLOTS * tile.channels + lines * _line_load_slots(form, cpu, tile)
         written = STORE_SLOTS * lines * tile.channels * sum(pieces(tile.width, cpu.lanes))
-    return TILE_SLOTS + reduction * max(accumulators, loads, CHAINS) + written
+        if _unrolls_reduction(form, tile):
+            # Tiles follow each other without a loop in between, so their chains overlap.
+            chains = 0
+    return TILE_SLOTS + reduction * max(accumulators, loads, chains) + written
+
+
+def _unrolls_reduction(form: StatementForm, tile: Tile) -> bool:
+    s = form.statement
+    copies = s.kh.extent * s.kw.extent * tile.elements // tile.width
+    return s.inputs.count == 1 and copies <= MOST_UNROLLED
 
 
 def _weight_load_slots(reduction: int, cpu: CpuFeatures, tile: Tile) -> float:
@@ -157,12 +171,12 @@ def _weight_load_slots(reduction: int, cpu: CpuFeatures, tile: Tile) -> float:
 def _line_load_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     """Loading the columns of one row that a vector holds, for one tap."""
     s = form.statement
-    whole, parts = pieces(tile.width, cpu.lanes)
+    whole, parts = map(float, pieces(tile.width, cpu.lanes))
     if s.kw.extent == 1:
         return whole + parts
-    slots = CROSSING_SLOTS * whole + parts
-    unrolled = s.kh.extent * s.kw.extent * tile.elements // tile.width <= MOST_UNROLLED
-    if unrolled and tile.rows > 1 and s.inputs.count == 1:
+    if s.inputs.count > 1:
+        return CROSSING_SLOTS * whole + parts
+    if _unrolls_reduction(form, tile):
         # Rows that several taps read are loaded once.
-        slots *= (tile.rows + s.kh.extent - 1) / (tile.rows * s.kh.extent)
-    return slots
+        parts *= (tile.rows + s.kh.extent - 1) / (tile.rows * s.kh.extent)
+    return FRESH_SLOTS * whole + parts

@@ -163,10 +163,8 @@ def measure(config: ExperimentConfig) -> Meter:
     run = RunDir.create(config)
     tracking = config.tracking
     tracker = create_tracker(tracking.mlflow, tracking.uri, tracking.experiment, config.home)
-    with (
-        ClockedTable() as backend,
-        open_problem(config, run.name, backend, ParameterCount) as problem,
-    ):
+    backend = ClockedTable()
+    with open_problem(config, run.name, backend, ParameterCount) as problem:
         meter = Meter(backend)
         search_problem(problem, run, tracker, meter)
     return meter

@@ -1,61 +1,97 @@
 """Fisher potential: how much the loss would change if a channel were removed, summed up.
 
-Per channel c of a site's output activation a (N, C, H, W) with gradient g of the loss:
+Per channel c of a site's output activation a (N, C, H, W) with gradient g of the mean
+cross-entropy loss:
 
     Delta_c = 1 / (2 N) * sum_n (sum_hw a * g)^2
 
-A site's potential is the sum over its channels, a network's the sum over its sites.  One
-minibatch at initialisation (BlockSwap, arXiv 1906.04113; NAS-PTE, arXiv 2102.06599, section 5).
+A site's potential is the sum over its channels and calls, a network's the sum over its sites.
+One minibatch at initialisation (BlockSwap, arXiv 1906.04113; NAS-PTE, arXiv 2102.06599,
+section 5).  BatchNorm uses the statistics of the minibatch.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections import defaultdict
+import contextlib
+import math
 from collections.abc import Sequence
+from typing import ClassVar
 
+import psutil
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.capacity.base import CapacityMetric, Score
-from genomes.genome import Genome, replay
-from genomes.modules import SiteConv2d
-from genomes.nest import LoopNest
-from genomes.sites import Sites, replace_module
+from engine.capacity.base import CapacityError, CapacityMetric, MetricOptions, Score
+from engine.capacity.estimates import Estimate, Plan, calibrate
+from engine.capacity.identity import content_key
+from engine.capacity.precision import NarrowGradients, is_fast
+from engine.capacity.threads import Crew
+from engine.capacity.workbench import Nests, Workbench
+from genomes.genome import Genome
+from genomes.sites import Sites
+
+VERSION = 1
+"""Part of the identity: raise it when scores change."""
+
+MEMORY_SHARE = 0.5
+"""Of the available memory, for the activations of all threads together."""
 
 
-class FisherOptions(BaseModel):
-    """Options of the metric.
+class FisherOptions(MetricOptions):
+    """Options of the Fisher potential."""
 
-    Attributes:
-        seed: Seed of the random layers of the network (dropout).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = 0
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Candidates computed side by side; null: the threads of torch, as far as "
+        "memory lasts. Scores do not depend on it.",
+    )
 
 
 class FisherPotential(CapacityMetric):
-    """Fisher potential of one minibatch."""
+    """Fisher potential of one minibatch.
+
+    A verdict that is far from the threshold is left to an estimate (see `estimates`); what is
+    near it is computed in full.  A network that is not finite has the potential 0.
+    """
 
     name = "fisher"
-    Options = FisherOptions
+    Options: ClassVar[type[MetricOptions]] = FisherOptions
 
     def __init__(
         self, model: nn.Module, sites: Sites, x: Tensor, y: Tensor, options: FisherOptions
     ) -> None:
-        self._model = copy.deepcopy(model).train()
-        for parameter in self._model.parameters():
-            parameter.requires_grad_(False)
-        self._sites = sites
-        self._x, self._y = x, y
-        self._options = options
-        self._identity = _digest(model, x, y, options)
-        self._original = sum(self.per_site(Genome()).values())
+        _check(sites, x, y)
+        self._x, self._y, self._options = x.detach().clone(), y.detach().clone(), options
+        self._bench = Workbench(model, sites)
+        self._narrow = {
+            id(module.weight): module.weight.to(torch.bfloat16)
+            for module in self._bench.network.modules()
+            if isinstance(module, nn.Conv2d) and is_fast()
+        }
+        self._random, activation_bytes = self._explore()
+        self._crew = Crew(self._bench, self._threads(activation_bytes))
+        self._whole = Plan(len(x))
+        self._estimates: tuple[Estimate, ...] | None = () if options.exact else None
+        first, second = self._potentials([{}, {}], self._whole)
+        self._original = math.fsum(first.values())
+        if first != second:
+            raise CapacityError(
+                "two evaluations of the same network differ: it keeps state outside its buffers, "
+                "or draws numbers outside torch's generator; remove that from its forward pass"
+            )
+        if not math.isfinite(self._original) or self._original <= 0:
+            raise CapacityError(
+                f"the Fisher potential of the network is {self._original}: no gradient, or none "
+                "that is finite, reaches its convolutions; check its weights and the minibatch"
+            )
+        names = [site.name for site in sites.sites]
+        settings = options.model_dump_json(exclude={"threads"})
+        facts = (VERSION, torch.__version__, is_fast(), settings, names, self._original, model)
+        tensors = {**model.state_dict(), "x": self._x, "y": self._y}
+        self._identity = content_key(self.name, facts, tensors)
 
     @property
     def original(self) -> float:
@@ -65,62 +101,132 @@ class FisherPotential(CapacityMetric):
     def identity(self) -> str:
         return self._identity
 
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """What is tried before a candidate is computed in full, cheapest first."""
+        if self._estimates is None:
+            self._estimates = calibrate(
+                self._bench, self._whole, self._options.seed, self._floor, self._totals
+            )
+        return self._estimates
+
     def score(self, genomes: Sequence[Genome]) -> list[Score]:
-        return [Score(sum(self.per_site(genome).values())) for genome in genomes]
+        changes = [self._bench.changes(genome) for genome in genomes]
+        keys = [tuple(nests.items()) for nests in changes]
+        scores = {(): Score(self._original)}
+        missing = {k: n for k, n in zip(keys, changes, strict=True) if k not in scores}
+        if missing:
+            _ = self.estimates
+            found = self._crew.map(self._judge, list(missing.values()))
+            scores.update(zip(missing, found, strict=True))
+        return [scores[key] for key in keys]
 
     def per_site(self, genome: Genome) -> dict[str, float]:
-        originals = {s.name: self._model.get_submodule(s.name) for s in self._sites.sites}
-        swapped: list[tuple[nn.Module, nn.Module]] = []
-        modules: dict[str, nn.Module] = dict(originals)
-        for site in self._sites.sites:
-            nest = replay(site.shape, genome.genes(site.name)).unscheduled()
-            conv = originals[site.name]
-            if nest == LoopNest.fresh(site.shape) or not isinstance(conv, nn.Conv2d):
-                continue
-            modules[site.name] = SiteConv2d.from_conv(conv, nest)
-            replace_module(self._model, conv, modules[site.name])
-            swapped.append((conv, modules[site.name]))
-        try:
-            return self._potentials(modules)
-        finally:
-            for conv, module in swapped:
-                replace_module(self._model, module, conv)
+        (found,) = self._potentials([self._bench.changes(genome)], self._whole)
+        return found
 
-    def _potentials(self, modules: dict[str, nn.Module]) -> dict[str, float]:
-        found: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-        handles = []
-        for name, module in modules.items():
+    @property
+    def _floor(self) -> float:
+        """Logarithm of the smallest legal ratio to the original."""
+        return math.log1p(-self._options.tolerance)
 
-            def watch(
-                _: nn.Module, __: tuple[Tensor, ...], out: Tensor, name: str = name
-            ) -> Tensor:
-                if not out.requires_grad:
-                    out.requires_grad_(True)
-                kept = out.detach()
+    def _judge(self, bench: Workbench, nests: Nests) -> Score:
+        for estimate in self.estimates:
+            ratio = estimate.log_ratio(math.fsum(self._run(bench, nests, estimate.plan).values()))
+            if ratio is not None and abs(ratio - self._floor) > estimate.margin:
+                return Score(self._original * math.exp(ratio), exact=False)
+        return Score(math.fsum(self._run(bench, nests, self._whole).values()))
 
-                def add(gradient: Tensor) -> None:
-                    products = (kept * gradient).sum((2, 3), dtype=torch.float64)
-                    found[name] = found[name] + products.square().sum() / (2 * len(kept))
+    def _potentials(self, candidates: Sequence[Nests], plan: Plan) -> list[dict[str, float]]:
+        return self._crew.map(lambda bench, nests: self._run(bench, nests, plan), candidates)
 
-                out.register_hook(add)
-                # A layer that works in place must not overwrite what the gradient is taken of.
-                return out.clone()
+    def _totals(self, candidates: Sequence[Nests], plan: Plan) -> list[float]:
+        return [math.fsum(found.values()) for found in self._potentials(candidates, plan)]
 
-            handles.append(module.register_forward_hook(watch))
-        try:
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    def _run(self, bench: Workbench, nests: Nests, plan: Plan) -> dict[str, float]:
+        """The potential of every site; all 0 where one is not finite."""
+        found = {site.name: 0.0 for site in bench.sites.sites}
+
+        def watch(site: str, out: Tensor) -> Tensor:
+            if not out.requires_grad:
+                out.requires_grad_()
+            activation = out.detach()
+
+            def add(gradient: Tensor) -> None:
+                products = torch.linalg.vecdot(activation.flatten(2), gradient.flatten(2))
+                squares = products.to(torch.float64).square().sum().item()
+                found[site] += squares / (2 * len(activation))
+
+            out.register_hook(add)
+            # A layer that works in place must not overwrite what the gradient is taken of.
+            return out.clone()
+
+        with contextlib.ExitStack() as stack:
+            network = stack.enter_context(bench.transformed(nests, watch))
+            stack.enter_context(torch.enable_grad())
+            if self._random:
+                stack.enter_context(torch.random.fork_rng(devices=[]))
                 torch.manual_seed(self._options.seed)
-                functional.cross_entropy(self._model(self._x), self._y).backward()
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {name: float(found[name]) for name in modules}
+            if plan.narrow:
+                stack.enter_context(NarrowGradients(self._narrow))
+            logits = network(self._x[: plan.images])
+            functional.cross_entropy(logits, self._y[: plan.images]).backward()
+        return found if all(map(math.isfinite, found.values())) else dict.fromkeys(found, 0.0)
+
+    def _explore(self) -> tuple[bool, int]:
+        """Run the network once on two images.
+
+        Returns:
+            Whether it draws random numbers, and the bytes of its activations on the minibatch.
+
+        Raises:
+            CapacityError: It fails, or its output is no score for each class.
+        """
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        x, y = self._x[:2], self._y[:2]
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            self._bench.transformed({}) as network,
+        ):
+            before = torch.get_rng_state()
+            try:
+                logits = network(x.clone().requires_grad_())
+                functional.cross_entropy(logits, y)
+            except Exception as error:  # the user's own code may raise anything
+                raise CapacityError(
+                    "the network fails in training mode on the minibatch: "
+                    f"{type(error).__name__}: {_first_line(error)}; it has to map images to one "
+                    "score for each class, and the labels have to be among the classes"
+                ) from error
+            is_random = not torch.equal(before, torch.get_rng_state())
+        return is_random, sum(sizes.values()) * len(self._x) // len(x)
+
+    def _threads(self, activation_bytes: int) -> int:
+        """As many as are wanted and fit, one where the generator is shared by all."""
+        if self._random:
+            return 1
+        wanted = self._options.threads or torch.get_num_threads()
+        room = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        return max(1, min(wanted, room // max(1, 2 * activation_bytes)))
 
 
-def _digest(model: nn.Module, x: Tensor, y: Tensor, options: FisherOptions) -> str:
-    """Content hash of everything but the genome."""
-    content = hashlib.sha256(f"fisher-1 {model} {options.model_dump_json()}".encode())
-    for name, tensor in [*model.state_dict().items(), ("x", x), ("y", y)]:
-        content.update(f"{name} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()[:24]
+def _check(sites: Sites, x: Tensor, y: Tensor) -> None:
+    if not sites.sites:
+        raise CapacityError("the network has no convolution that can be transformed")
+    if len(x) < 2 or y.shape != (len(x),):
+        raise CapacityError(
+            f"images {tuple(x.shape)} with labels {tuple(y.shape)} are no minibatch: at least two "
+            "images, and one label for each, are needed"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

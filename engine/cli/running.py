@@ -185,6 +185,7 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
     """
     from engine.config import dump_config
     from engine.progress import Limits, Progress
+    from engine.report import publish
     from engine.runs import RunDir, State, write_atomic
     from engine.search import run_experiment
     from engine.tracking import create_tracker
@@ -213,7 +214,10 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
             run_dir.update(state=State.FAILED, message=_one_line(error))
             raise
         run_dir.update(state=State(result.state), message=result.reason)
+        publish(run_dir.path, tracker)
     _report(run_dir, experiment.home, result.record)
+    if result.state == State.STOPPED:
+        typer.echo(f"to go on:     {again}, with a larger limit")
 
 
 def _notes(

@@ -124,7 +124,8 @@ class StrategyConformance(abc.ABC):
     def test_the_population_is_what_was_told(self) -> None:
         for mode in self.modes:
             strategy = self.create(small_space(), self.config(mode))
-            assert strategy.population == ()
+            before = strategy.population
+            assert before == ()
             told: set[str] = set()
             for _ in range(GENERATIONS):
                 new = judged(strategy.space, mode, strategy.ask())

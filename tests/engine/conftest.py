@@ -1,9 +1,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from engine import problem
 from tests.engine.toys import ParameterMetric
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors on a busy machine: several threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

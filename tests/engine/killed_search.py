@@ -14,6 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401 - imported once, before the forks
+import torch
+
 from engine.config import ExperimentConfig
 from engine.runs import RunDir
 from engine.search import run_experiment
@@ -31,6 +34,7 @@ def config(home: Path) -> ExperimentConfig:
 
 
 def _search(home: Path) -> None:
+    torch.set_num_threads(1)
     (home / "run").mkdir(parents=True, exist_ok=True)
     run_experiment(config(home), home / "run", resume=True)
 
@@ -65,7 +69,7 @@ def main(home: Path, kills: int, seed: int) -> None:
         if killed == kills:
             break
         pid = _spawn(home / "killed")
-        time.sleep(rng.uniform(0.0, 0.15) * whole_s)
+        time.sleep(rng.uniform(0.0, 0.3) * whole_s)
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):

@@ -89,7 +89,7 @@ def result(config: ExperimentConfig, **changes: Any) -> dict[str, Any]:
         "found": finalist,
         "finalists": [finalist],
         "sites": [
-            site("layer1.0.conv1", 300.0, 100.0, genes="depthwise()", calls=2),
+            site("layer1.0.conv1", 270.0, 90.0, genes="depthwise()", calls=2),
             site("conv1", 900.0, 900.0),
             site("fc", None, None),
         ],

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from engine.report import render_result, write_report
+from engine.report import publish, render_result, write_report
 from engine.runs import RunDir, RunError
 from engine.search import run_experiment
+from engine.tracking import NullTracker
 from tests.engine.samples import ORIGINAL, result, run_folder, summary
 from tests.engine.toys import experiment
 
@@ -73,7 +74,7 @@ def test_a_finalist_that_failed_says_why(config):
 def test_sites_slowest_first(config):
     rows = lines(render_result(result(config)), "| `")
     assert [row.split("`")[1] for row in rows] == ["conv1", "layer1.0.conv1", "fc"]
-    assert rows[1].endswith("| 2 | 300 us | 100 us | 3.00x |")
+    assert rows[1].endswith("| 2 | 270 us | 90.0 us | 3.00x |")
     assert rows[2].endswith("| - | - | - |")
 
 
@@ -110,6 +111,40 @@ def test_a_run_without_a_result_has_no_report(tmp_path: Path):
     run = run_folder(tmp_path, finished=False)
     with pytest.raises(RunError, match="has no result yet"):
         write_report(run.path)
+
+
+class Kept(NullTracker):
+    """Remembers the files that it was given."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+
+    def artifact(self, path: Path) -> None:
+        self.paths.append(path)
+
+
+def test_the_report_and_the_plots_are_kept_with_the_tracker(tmp_path: Path):
+    tracker = Kept()
+    publish(run_folder(tmp_path).path, tracker)
+    assert [path.name for path in tracker.paths] == [
+        "report.md",
+        "best_latency.png",
+        "pareto.png",
+        "sites.png",
+        "genes.png",
+        "time.png",
+    ]
+
+
+def test_a_report_that_fails_is_one_warning(tmp_path: Path, caplog):
+    tracker = Kept()
+    run = run_folder(tmp_path)
+    run.history_path.write_text("damaged\n")
+    publish(run.path, tracker)
+    (record,) = caplog.records
+    assert "line 1 is damaged" in record.getMessage()
+    assert "result.json is complete" in record.getMessage()
+    assert tracker.paths == []
 
 
 @pytest.mark.usefixtures("cheap_metric")

@@ -67,6 +67,8 @@ class TestRun:
         result = cli("run", "tiny.yaml", "--set", "budget.evaluations=4")
         assert result.exit_code == 0
         assert "stopped: the budget of evaluations is spent" in result.stdout
+        again = "loopgene run tiny.yaml --set budget.evaluations=4 --resume"
+        assert result.stdout.endswith(f"to go on:     {again}, with a larger limit\n")
         assert only_run(work).state().state is State.STOPPED
 
 
@@ -286,7 +288,7 @@ class TestBadInput:
         ]
 
     def test_weights_that_are_no_weights(self, cli: Cli, work: Path) -> None:
-        (work / "weights.pt").write_bytes(b"\x80\x04rubbish")
+        (work / "weights.pt").write_bytes(b"rubbish")
         result = cli("run", "tiny.yaml", "--set", "model.weights=weights.pt")
         assert result.exit_code == 1
         assert "the weights weights.pt do not fit the network net.py:make" in result.stderr

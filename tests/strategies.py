@@ -1,0 +1,55 @@
+"""Random convolutions and random loop nests, for property tests."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+
+from hypothesis import strategies as st
+
+from genomes.nest import ConvShape, LoopNest
+from genomes.transformations import REGISTRY, Phase, sample_gene
+
+DOMAIN = frozenset(n for n, t in REGISTRY.items() if t.phase is Phase.DOMAIN)
+
+
+def random_shape(rng: random.Random) -> ConvShape:
+    """A small convolution with any stride, dilation, padding, groups, bias and odd extents."""
+    while True:
+        groups = rng.choice((1, 1, 1, 2, 4))
+        mode = rng.choice(("zeros", "zeros", "zeros", "reflect", "replicate", "circular"))
+        shape = ConvShape(
+            batch=rng.choice((1, 1, 2)),
+            in_channels=groups * rng.choice((1, 2, 3, 4, 8)),
+            out_channels=groups * rng.choice((1, 2, 3, 4, 8, 16)),
+            in_size=(rng.choice((4, 5, 7, 8, 9, 12)), rng.choice((4, 6, 7, 8, 10, 16))),
+            kernel=(rng.choice((1, 2, 3, 3, 5)), rng.choice((1, 3, 3))),
+            stride=(rng.choice((1, 1, 2, 3)), rng.choice((1, 1, 2))),
+            padding=tuple(rng.choice((0, 1, 1, 2)) for _ in range(4)),  # type: ignore[arg-type]
+            dilation=(rng.choice((1, 1, 2)), rng.choice((1, 1, 2))),
+            groups=groups,
+            padding_mode=mode,
+            bias=rng.random() < 0.5,
+        )
+        if min(shape.out_size) >= 1:
+            return shape
+
+
+def random_nest(
+    rng: random.Random,
+    shape: ConvShape,
+    max_genes: int = 4,
+    allowed: Collection[str] = DOMAIN,
+) -> LoopNest:
+    """The nest after up to `max_genes` random legal genes out of `allowed`."""
+    nest = LoopNest.fresh(shape)
+    for _ in range(rng.randint(0, max_genes)):
+        found = sample_gene(nest, allowed, rng)
+        if found is not None:
+            nest = found[1]
+    return nest
+
+
+generators = st.integers(0, 2**32 - 1).map(random.Random)
+shapes = generators.map(random_shape)
+nests = generators.map(lambda rng: random_nest(rng, random_shape(rng)))
