@@ -43,31 +43,40 @@ class SiteConv2d(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, nest: LoopNest) -> None:
+    def __init__(
+        self, nest: LoopNest, weights: Sequence[Tensor] | None = None, bias: Tensor | None = None
+    ) -> None:
+        """Make the module.
+
+        Args:
+            nest: What is computed.
+            weights: The distinct weights, in weight order; drawn anew where they are missing.
+            bias: (C_out,), for a nest with a bias; zeros where it is missing.
+        """
         super().__init__()
         self.nest = nest.unscheduled()
-        self.weights = nn.ParameterList(
-            nn.Parameter(torch.empty(s.weight_shape)) for s in nest.weights
-        )
-        bias = nn.Parameter(torch.zeros(nest.shape.out_channels)) if nest.shape.bias else None
-        self.register_parameter("bias", bias)
-        for weight in self.weights:
-            nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu")
+        if weights is None:
+            weights = [torch.empty(s.weight_shape) for s in nest.weights]
+            for weight in weights:
+                nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu")
+        self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
+        if nest.shape.bias and bias is None:
+            bias = torch.zeros(nest.shape.out_channels)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, nest: LoopNest) -> SiteConv2d:
         """The transformed `conv`, with the weights of the iterations that are kept.
 
-        A nest that only splits domains computes the same function as `conv`.
+        A nest that only splits domains computes the same function as `conv`. No random number
+        is drawn.
         """
-        module = cls(nest).to(device=conv.weight.device, dtype=conv.weight.dtype)
-        with torch.no_grad():
-            for weight, s in zip(module.weights, nest.weights, strict=True):
-                rows, columns = (torch.from_numpy(i) for i in weight_indices(nest.shape, s))
-                taps = conv.weight[:, :, s.kh.start : s.kh.stop, s.kw.start : s.kw.stop]
-                weight.copy_(taps[rows, columns])
-            if conv.bias is not None and module.bias is not None:
-                module.bias.copy_(conv.bias)
+        weights = []
+        for s in nest.weights:
+            rows, columns = (torch.from_numpy(i) for i in weight_indices(nest.shape, s))
+            taps = conv.weight.detach()[:, :, s.kh.start : s.kh.stop, s.kw.start : s.kw.stop]
+            weights.append(taps[rows, columns])
+        module = cls(nest, weights, None if conv.bias is None else conv.bias.detach().clone())
         module.train(conv.training)
         for parameter in module.parameters():
             parameter.requires_grad_(conv.weight.requires_grad)

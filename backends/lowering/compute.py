@@ -1,19 +1,23 @@
 """The unscheduled kernel of a loop nest, as TIR: every statement is a block of its own.
 
-    main(input, weight_0, ..., bias, output):
+    main(input, residual, weight_0, ..., bias, output):
+        block copy_0:
+            block pad_0:   padded_0[n, c, y, ...] = a row of the input with its padding
         block statement_0:                  # writes its box of the output
-            block pad_0:   padded_0[n, c, y, :] = a row of the input with its padding
             block conv_0:  acc_0[n, co, y, x] += padded_0[...] * weight_0[...]
             block write_0: output[the box] = acc_0[...]
 
-`pad` exists when the statement reads padding; `acc` and `write` exist when the statement has an
-accumulator or repeats elements, otherwise `conv` writes the output.  The bias is what the
-accumulation starts from.  Statements live in scopes of their own, so the schedule of one never
-touches another, and their boxes are never assembled from temporary buffers.
+`pad` exists when a statement reads padding; it is shared by the statements that read the same,
+or belongs to the statement that computes it at a loop.  `acc` and `write` exist when the
+statement has an accumulator, an epilogue or repeated elements; otherwise `conv` writes the
+output.  The bias is what the accumulation starts from.  Statements live in scopes of their own,
+so the schedule of one never touches another, and their boxes are never assembled from temporary
+buffers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,21 +50,28 @@ def nest_function(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tirx.Prim
         ]
         bias = argument("bias", (shape.out_channels,)) if shape.bias else None
         output = argument("output", shape.output_shape)
-        copies = {}
+        copies = _copies_beforehand(forms, shape.padding_mode, data)
         for form in forms:
-            if form.owns_copy:
-                with T.sblock(f"copy_{form.index}"):
-                    copies[form.index] = emit_copy(form, shape.padding_mode, data)
-        for form in forms:
-            source = copies[form.source] if form.pads and not form.pads_at_loop else data
+            source = copies.get(form.source, data)
             weight = weights[form.argument]
             _Emitter(nest, form, source, residual, weight, bias, output).statement()
     return builder.get()
 
 
+def _copies_beforehand(forms: Sequence[StatementForm], mode: str, data: Any) -> dict[int, Any]:
+    """The padded copies that are made before all statements, by the index of their owner."""
+    copies = {}
+    for form in forms:
+        if form.owns_copy:
+            copies[form.index] = padded = temporary(f"padded_{form.index}", form.padded_shape)
+            with T.sblock(f"copy_{form.index}"):
+                emit_copy(form, mode, data, padded)
+    return copies
+
+
 @dataclass(frozen=True)
 class _Emitter:
-    """Writes the blocks of one statement."""
+    """Writes the blocks of one statement, which reads the input or a copy made beforehand."""
 
     nest: LoopNest
     form: StatementForm
@@ -74,7 +85,8 @@ class _Emitter:
         with T.sblock(f"statement_{self.form.index}"):
             source = self.data
             if self.form.pads_at_loop:
-                source = emit_copy(self.form, self.nest.shape.padding_mode, self.data)
+                source = temporary(f"padded_{self.form.index}", self.form.padded_shape)
+                emit_copy(self.form, self.nest.shape.padding_mode, self.data, source)
             if not self.form.accumulates:
                 self._conv(source, self.output)
                 return
@@ -85,18 +97,18 @@ class _Emitter:
     def _conv(self, source: Any, result: Any) -> None:
         form, s = self.form, self.form.statement
         extents = {loop.name: loop.extent for loop in form.fresh_loops}
-        with loops(extents) as loops, T.sblock(f"conv_{form.index}"):
-            n, co = (axis(name, extents[name], loops[name]) for name in ("n", "co"))
+        with loops(extents) as at, T.sblock(f"conv_{form.index}"):
+            n, co = (axis(name, extents[name], at[name]) for name in ("n", "co"))
             if form.flat:
-                at = axis("at", s.rows * s.columns, loops["ho"] * s.columns + loops["wo"])
-                y, x, place = at // s.columns, at % s.columns, [n, co, at]
+                both = axis("at", s.rows * s.columns, at["ho"] * s.columns + at["wo"])
+                y, x, place = both // s.columns, both % s.columns, [n, co, both]
             else:
-                y, x = (axis(name, extents[name], loops[name]) for name in ("ho", "wo"))
+                y, x = (axis(name, extents[name], at[name]) for name in ("ho", "wo"))
                 place = [n, co, y, x]
             if not form.accumulates:
                 place = [n, s.co.start + co, s.ho.start + y, s.wo.start + x]
             ci, kh, kw = (
-                axis(name, extents[name], loops[name], reduction=True) for name in REDUCTION_LOOPS
+                axis(name, extents[name], at[name], reduction=True) for name in REDUCTION_LOOPS
             )
             with T.init():
                 T.buffer_store(result, self._start(co), place)

@@ -123,7 +123,7 @@ class _Writer:
         channels, channel = self._split("co", tile.channels)
         if tile.flat:
             self._do("fuse", loops=("ho", "wo"))
-            rows, row = [], []
+            rows, row = list[str](), list[str]()
             columns, column = self._split("ho+wo", tile.columns)
         else:
             rows, row = self._split("ho", tile.rows)

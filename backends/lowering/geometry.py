@@ -154,8 +154,9 @@ class StatementForm:
         They are when they are fused: a tile of the fused loop may begin in the middle of a row,
         so in two dimensions it is no box.
         """
-        names = ("+".join(g.arguments["loops"]) for g in self.schedule.genes if g.op == "fuse")
-        return any(("ho", "wo") in pairwise(name.split("+")) for name in names)
+        fusions = (g.arguments["loops"] for g in self.schedule.genes if g.op == "fuse")
+        names = ("+".join(loops).split("+") for loops in fusions if isinstance(loops, tuple))
+        return any(("ho", "wo") in pairwise(loops) for loops in names)
 
     @property
     def write_axes(self) -> int:
@@ -163,6 +164,12 @@ class StatementForm:
         s = self.statement
         repeats = (s.repeats_channels > 1) + (s.repeat_ho > 1) + (s.repeat_wo > 1)
         return (3 if self.flat else 4) + repeats
+
+    @property
+    def written_elements(self) -> int:
+        """Elements of the statement's box of the output."""
+        s = self.statement
+        return self.batch * s.co.extent * s.ho.extent * s.wo.extent
 
     @property
     def accumulator_shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import tvm
 from tvm import s_tir
 from tvm.target import Target
 
+from backends.lowering import stages
 from backends.lowering.compute import nest_function
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from backends.lowering.errors import LoweringError
@@ -82,6 +83,8 @@ def lower(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tvm.IRModule:
     """
     sch = s_tir.Schedule(nest_function(nest, epilogue), error_render_level="fast")
     for form in statement_forms(nest, epilogue):
+        if form.owns_copy:
+            stages.schedule_copy(sch, form)
         Replay(sch, form).run()
     return sch.mod
 

@@ -13,25 +13,24 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
 
-from backends.lowering.blocks import ZERO, block, loops, temporary
+from backends.lowering.blocks import ZERO, block, loops
 from backends.lowering.geometry import Span, StatementForm
 
 
-def emit_copy(form: StatementForm, mode: str, data: Any) -> Any:
-    """Emit the copy that a statement reads; returns its buffer.
+def emit_copy(form: StatementForm, mode: str, data: Any, padded: Any) -> None:
+    """Emit the block that fills the copy which a statement reads.
 
     Args:
         form: The statement.
         mode: The padding mode.
         data: The input, (N, C_in, H, W).
+        padded: The copy, of shape `form.padded_shape`.
     """
-    padded = temporary(f"padded_{form.index}", form.padded_shape)
     stage = _Copy(form, mode, data, padded)
     if form.pads_at_loop:
         stage.by_elements()
     else:
         stage.by_rows()
-    return padded
 
 
 class _Copy:

@@ -36,13 +36,13 @@ class Replay:
         self._form = form
         self._conv = sch.get_sblock(f"conv_{form.index}")
         self._write = sch.get_sblock(f"write_{form.index}") if form.accumulates else None
-        self._pad = sch.get_sblock(f"pad_{form.index}") if form.pads else None
+        self._pad = sch.get_sblock(f"pad_{form.index}") if form.pads_at_loop else None
         names = (*SPATIAL_LOOPS, *REDUCTION_LOOPS)
         self._loops: dict[str, Any] = dict(zip(names, sch.get_loops(self._conv), strict=True))
         self._pad_is_placed = False
 
     def run(self) -> None:
-        """Apply every gene, then the fixed rules for the stages that no gene places.
+        """Apply every gene, and the fixed rule for a write-back that no gene places.
 
         Raises:
             LoweringError: TVM refuses a gene.
@@ -56,8 +56,6 @@ class Replay:
             for gene in genes:
                 if gene.op in phase:
                     self._apply(gene, phase[gene.op])
-        if self._pad is not None and not self._pad_is_placed:
-            stages.schedule_root_pad(self._sch, self._pad, self._form)
         if self._write is not None and self._form.schedule.anchor("cache_write") is None:
             stages.schedule_root_write(self._sch, self._write, self._form)
 
@@ -86,33 +84,42 @@ class Replay:
 
     def _cache_write(self, loop: str) -> None:
         self._sch.reverse_compute_at(self._write, self._loops[loop], preserve_unit_loops=True)
+        around = [self._sch.get(x).extent for x in self._sch.get_loops(self._write)]
+        # TVM takes the bounds of what is computed inside the loop for all of it: with gaps in
+        # between, unfinished elements would be copied too.
+        if prod(int(extent) for extent in around) != self._form.written_elements:
+            raise LoweringError(
+                f"what is computed inside {loop} is no box of the output: move the inner half "
+                "of a split loop inside, or write back further out"
+            )
         stages.schedule_write_back(self._sch, self._write, self._form)
 
     def _prefetch(self, operand: str, loop: str) -> None:
-        index = self._form.index
         reader, buffer = self._conv, "input"
         if operand == "weight":
             buffer = f"weight_{self._form.argument}"
-        elif self._pad is not None:
-            if self._fetches_before_padding(loop):
-                self._compute_at(self._form.schedule.anchor("pad"))
-                reader = self._pad
-            else:
-                buffer = f"padded_{index}"
+        elif self._pads_inside(loop):
+            self._place_pad()
+            reader = self._pad
+        elif self._form.pads:
+            buffer = f"padded_{self._form.source}"
         stage = self._sch.cache_read(reader, buffer, "global")
         self._sch.compute_at(stage, self._loops[loop], preserve_unit_loops=True)
 
-    def _fetches_before_padding(self, loop: str) -> bool:
+    def _pads_inside(self, loop: str) -> bool:
         """Whether the padding is computed inside `loop`, so that the raw input is fetched."""
         names = [x.name for x in self._form.schedule.loops]
         pad = self._form.schedule.anchor("pad")
-        return pad is not None and names.index(pad) > names.index(loop)
+        return self._pad is not None and names.index(pad or loop) > names.index(loop)
 
     def _compute_at(self, loop: str) -> None:
-        if self._pad is None or self._pad_is_placed:
-            return
-        self._sch.compute_at(self._pad, self._loops[loop], preserve_unit_loops=True)
-        self._pad_is_placed = True
+        self._place_pad()
+
+    def _place_pad(self) -> None:
+        anchor = self._form.schedule.anchor("pad")
+        if self._pad is not None and anchor is not None and not self._pad_is_placed:
+            self._sch.compute_at(self._pad, self._loops[anchor], preserve_unit_loops=True)
+            self._pad_is_placed = True
 
     def _parallel(self, loop: str) -> None:
         self._sch.parallel(self._loops[loop])

@@ -14,19 +14,17 @@ MOST_UNROLLED = 512
 SHORT_REDUCTION = 64
 
 
-def schedule_root_pad(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
+def schedule_copy(sch: s_tir.Schedule, form: StatementForm) -> None:
     """Pad before the convolution: channels in parallel."""
     if form.pads_in_parallel:
-        n, c, _ = sch.get_loops(pad)
+        n, c, _ = sch.get_loops(sch.get_sblock(f"pad_{form.index}"))
         sch.parallel(sch.fuse(n, c))
 
 
 def schedule_root_write(sch: s_tir.Schedule, write: Any, form: StatementForm) -> None:
     """Write the output after the convolution: channels in parallel."""
-    s = form.statement
-    elements = form.batch * s.co.extent * s.ho.extent * s.wo.extent
-    if elements >= PARALLEL_ELEMENTS:
-        outer = sch.get_loops(write)[: 3 if s.repeats_channels > 1 else 2]
+    if form.written_elements >= PARALLEL_ELEMENTS:
+        outer = sch.get_loops(write)[: 3 if form.statement.repeats_channels > 1 else 2]
         sch.parallel(sch.fuse(*outer))
 
 

@@ -131,19 +131,25 @@ class FisherPotential(CapacityMetric):
         return math.log1p(-self._options.tolerance)
 
     def _judge(self, bench: Workbench, nests: Nests) -> Score:
-        for estimate in self.estimates:
-            ratio = estimate.log_ratio(math.fsum(self._run(bench, nests, estimate.plan).values()))
-            if ratio is not None and abs(ratio - self._floor) > estimate.margin:
-                return Score(self._original * math.exp(ratio), exact=False)
-        return Score(math.fsum(self._run(bench, nests, self._whole).values()))
+        with bench.transformed(nests):
+            for estimate in self.estimates:
+                total = math.fsum(self._run(bench, estimate.plan).values())
+                ratio = estimate.log_ratio(total)
+                if ratio is not None and abs(ratio - self._floor) > estimate.margin:
+                    return Score(self._original * math.exp(ratio), exact=False)
+            return Score(math.fsum(self._run(bench, self._whole).values()))
 
     def _potentials(self, candidates: Sequence[Nests], plan: Plan) -> list[dict[str, float]]:
-        return self._crew.map(lambda bench, nests: self._run(bench, nests, plan), candidates)
+        def run(bench: Workbench, nests: Nests) -> dict[str, float]:
+            with bench.transformed(nests):
+                return self._run(bench, plan)
+
+        return self._crew.map(run, candidates)
 
     def _totals(self, candidates: Sequence[Nests], plan: Plan) -> list[float]:
         return [math.fsum(found.values()) for found in self._potentials(candidates, plan)]
 
-    def _run(self, bench: Workbench, nests: Nests, plan: Plan) -> dict[str, float]:
+    def _run(self, bench: Workbench, plan: Plan) -> dict[str, float]:
         """The potential of every site; all 0 where one is not finite."""
         found = {site.name: 0.0 for site in bench.sites.sites}
 
@@ -162,7 +168,7 @@ class FisherPotential(CapacityMetric):
             return out.clone()
 
         with contextlib.ExitStack() as stack:
-            network = stack.enter_context(bench.transformed(nests, watch))
+            network = stack.enter_context(bench.watched(watch))
             stack.enter_context(torch.enable_grad())
             if self._random:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -194,7 +200,7 @@ class FisherPotential(CapacityMetric):
             torch.random.fork_rng(devices=[]),
             torch.enable_grad(),
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            self._bench.transformed({}) as network,
+            self._bench.watched() as network,
         ):
             before = torch.get_rng_state()
             try:

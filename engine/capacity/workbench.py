@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.capacity.nests import is_original, merged
 from genomes.errors import ModelError
 from genomes.genome import Genome, replay
-from genomes.modules import SiteConv2d, weight_indices
+from genomes.modules import SiteConv2d
 from genomes.nest import LoopNest
 from genomes.sites import Sites, replace_module
 
@@ -111,42 +111,34 @@ class Workbench:
         return found
 
     @contextlib.contextmanager
-    def transformed(self, nests: Nests, watch: Watch | None = None) -> Iterator[nn.Module]:
+    def transformed(self, nests: Nests) -> Iterator[nn.Module]:
         """The network with `nests` at their sites, as long as the context lasts.
 
         Weights of kept iterations are kept.
-
-        Args:
-            nests: Of sites of this network; the other sites are as they were.
-            watch: Sees the output of every site.
         """
         for name, nest in nests.items():
-            self.slots[name].current = from_conv(self.slots[name].original, nest)
+            self.slots[name].current = SiteConv2d.from_conv(self.slots[name].original, nest)
+        try:
+            yield self.network
+        finally:
+            for name in nests:
+                self.slots[name].current = self.slots[name].original
+
+    @contextlib.contextmanager
+    def watched(self, watch: Watch | None = None) -> Iterator[nn.Module]:
+        """The network for one forward pass; what that leaves in buffers is undone at the end.
+
+        Args:
+            watch: Sees the output of every site.
+        """
         for slot in self.slots.values():
             slot.watch = watch
         try:
             yield self.network
         finally:
             for slot in self.slots.values():
-                slot.current, slot.watch = slot.original, None
+                slot.watch = None
             with torch.no_grad():
                 for module, name, buffer, value in self._buffers:
                     module._buffers[name] = buffer
                     buffer.copy_(value)
-
-
-def from_conv(conv: nn.Conv2d, nest: LoopNest) -> SiteConv2d:
-    """`SiteConv2d.from_conv` without first drawing random weights; no parameter needs a gradient.
-
-    The global generator is left alone, so that candidates may be made in several threads.
-    """
-    with torch.device("meta"):
-        module = SiteConv2d(nest)
-    weights = []
-    for s in nest.weights:
-        rows, columns = (torch.from_numpy(i) for i in weight_indices(nest.shape, s))
-        taps = conv.weight.detach()[:, :, s.kh.start : s.kh.stop, s.kw.start : s.kw.stop]
-        weights.append(nn.Parameter(taps[rows, columns], requires_grad=False))
-    module.weights = nn.ParameterList(weights)
-    module.bias = conv.bias
-    return module.train(conv.training)
