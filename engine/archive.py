@@ -8,6 +8,7 @@ from typing import Any
 from deap import tools
 
 from engine.evaluation import OK, Evaluation
+from engine.packing import pack, unpack
 from engine.strategies.individuals import Individual, evaluated, evaluations
 from genomes.operators import Space
 
@@ -76,20 +77,16 @@ class Archive:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {
-            "legal": [individual.record() for individual in self._legal],
-            "front": [individual.record() for individual in self._front],
-        }
+        return {"legal": pack(self.legal), "front": pack(self.front)}
 
     def restore(self, data: dict[str, Any]) -> None:
         """Go on from `state()`.
 
         Raises:
-            KeyError, TypeError, AssertionError, GenomeFormatError: The data is no such state.
+            LookupError, TypeError, AssertionError, GenomeFormatError: The data is no such state.
         """
         for archive, saved in ((self._legal, data["legal"]), (self._front, data["front"])):
             archive.clear()
             # Of equals, the one that is inserted last comes first.
-            for item in reversed(saved):
-                evaluation = Evaluation.from_json(item)
+            for evaluation in reversed(unpack(saved)):
                 archive.insert(evaluated(self._space, evaluation, self._mode))

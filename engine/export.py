@@ -162,23 +162,12 @@ def _absolute_spec(spec: str) -> str:
 def _write_onnx(
     model: nn.Module, x: Tensor, expected: Tensor, path: Path
 ) -> tuple[dict[str, float], list[str]]:
-    import torch
-
     from engine.network import relative_error
 
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
     try:
-        # The exporter prints its progress; none of it is of use to the user.
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-    except Exception as error:  # the exporter raises a large family of unrelated types
-        line = (str(error).strip().splitlines() or [""])[0]
-        return {}, [f"network.onnx: torch.onnx cannot export this network: {line}"]
-    finally:
-        quiet.setLevel(level)
-    assert program is not None
+        program = _onnx_program(model, x)
+    except ExportError as error:
+        return {}, [str(error)]
     program.save(str(path))
     if importlib.util.find_spec("onnxruntime") is None:
         return {}, ["network.onnx was not checked: pip install onnxruntime and export again"]
@@ -188,6 +177,23 @@ def _write_onnx(
     (name,) = (i.name for i in session.get_inputs())
     (y,) = session.run(None, {name: x.numpy()})
     return {"network.onnx": relative_error(y, expected.numpy())}, []
+
+
+def _onnx_program(model: nn.Module, x: Tensor) -> Any:
+    import torch
+
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        # The exporter prints its progress; none of it is of use to the user.
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    except Exception as error:  # the exporter raises a large family of unrelated types
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise ExportError(f"network.onnx: torch.onnx cannot export this: {line}") from error
+    finally:
+        log.setLevel(level)
 
 
 def _write_library(

@@ -333,7 +333,7 @@ class Search:
             self._elapsed_before_s = saved["elapsed_s"]
             self._strategy.restore(saved["strategy"])
             self._archive.restore(saved["archive"])
-        except (KeyError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
+        except (LookupError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
             raise CheckpointError(
                 f"{path} cannot be used: {error}; it was left as it is: start a new run "
                 "(measurements are kept and not repeated)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Value = str | int | tuple[int, ...] | tuple[str, ...]
@@ -21,6 +21,18 @@ class Gene:
     op: str
     statement: int = 0
     args: tuple[tuple[str, Value], ...] = ()
+    # Every cache of genes hashes them again and again.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.op, self.statement, self.args)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hashes of text differ between processes.
+        return Gene, (self.op, self.statement, self.args)
 
     @classmethod
     def of(cls, op: str, statement: int = 0, **args: Value) -> Gene:

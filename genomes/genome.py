@@ -53,14 +53,12 @@ class Genome:
     @cached_property
     def key(self) -> str:
         """Content hash."""
-        return _digest(self.to_json()["sites"])
+        return _digest([(name, _genes_key(genes)) for name, genes in self.sites])
 
     @cached_property
     def neural(self) -> Genome:
         """The domain genes alone: what decides what the network computes."""
-        return Genome.of(
-            {name: [g for g in genes if phase_of(g) is Phase.DOMAIN] for name, genes in self.sites}
-        )
+        return Genome.of({name: _domain_genes(genes) for name, genes in self.sites})
 
     def to_json(self) -> dict[str, Any]:
         """Versioned plain data that `from_json` reads back."""
@@ -148,6 +146,17 @@ def _value(value: Any, where: str) -> Value:
     if all(isinstance(v, str) for v in value):
         return tuple(value)
     raise GenomeFormatError(f"{where}: {value!r} mixes words and numbers")
+
+
+@lru_cache(maxsize=65536)
+def _genes_key(genes: tuple[Gene, ...]) -> str:
+    """Content hash of the genes of one site."""
+    return _digest([gene.to_json() for gene in genes])
+
+
+@lru_cache(maxsize=65536)
+def _domain_genes(genes: tuple[Gene, ...]) -> tuple[Gene, ...]:
+    return tuple(gene for gene in genes if phase_of(gene) is Phase.DOMAIN)
 
 
 @lru_cache(maxsize=65536)

@@ -15,6 +15,7 @@ over tiles outside, of which the outer ones are fused and run in parallel:
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,9 @@ def _completed(nest: LoopNest, scheduled: LoopNest) -> LoopNest:
 @functools.lru_cache(maxsize=4096)
 def _ranked(nest: LoopNest, features: CpuFeatures, count: int) -> tuple[LoopNest, ...]:
     """Up to `count` schedules of an unscheduled nest, best estimate first."""
-    choices = [_diverse(ranked_plans(f, features), count) for f in statement_forms(nest)]
+    forms = statement_forms(nest)
+    sharers = Counter(form.source for form in forms)
+    choices = [_diverse(ranked_plans(f, features, sharers[f.source]), count) for f in forms]
     schedules = []
     for rank in range(max(len(plans) for plans in choices)):
         scheduled = nest

@@ -155,7 +155,7 @@ class StatementForm:
         so in two dimensions it is no box.
         """
         fusions = (g.arguments["loops"] for g in self.schedule.genes if g.op == "fuse")
-        names = ("+".join(loops).split("+") for loops in fusions if isinstance(loops, tuple))
+        names = ("+".join(map(str, x)).split("+") for x in fusions if isinstance(x, tuple))
         return any(("ho", "wo") in pairwise(loops) for loops in names)
 
     @property

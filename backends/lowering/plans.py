@@ -19,7 +19,8 @@ PAD_ROW_INSIDE_SLOTS = 17.0
 """Copying one element, and one row, into the padded input: by rows, or inside a loop."""
 
 FAR_SLOTS = 0.95
-"""What an element of the padded input costs more when the copy leaves the first cache."""
+"""What an element of the padded input costs more when the copy leaves the first cache, or half
+of that when it fills more than half of it."""
 
 PARALLEL_SLOTS = 4000.0
 """Waking the other threads and waiting for them."""
@@ -44,12 +45,18 @@ class Plan:
     parallel: bool
 
 
-def ranked_plans(form: StatementForm, cpu: CpuFeatures) -> list[Plan]:
-    """Plans for a statement, the one with the best estimate first."""
+def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> list[Plan]:
+    """Plans for a statement, the one with the best estimate first.
+
+    Args:
+        form: The statement, unscheduled.
+        cpu: The CPU.
+        sharers: Statements of the nest that can read the same padded copy.
+    """
     costs = [(tile_slots(form, cpu, tile), tile) for tile in tiles(form, cpu)]
     costs.sort(key=lambda cost: cost[0] / cost[1].elements)
     estimates = [
-        (_slots(form, cpu, plan, per_tile), plan)
+        (_slots(form, cpu, plan, per_tile, sharers), plan)
         for per_tile, tile in costs[:RANKED_TILES]
         for plan in _plans(form, cpu, tile)
     ]
@@ -76,18 +83,23 @@ def _plans(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> Iterator[Plan]:
                 yield Plan(tile, fused, pads_inside, parallel)
 
 
-def _slots(form: StatementForm, cpu: CpuFeatures, plan: Plan, per_tile: float) -> float:
+def _slots(
+    form: StatementForm, cpu: CpuFeatures, plan: Plan, per_tile: float, sharers: int
+) -> float:
     counts = trips(form, plan.tile)
     tasks = prod(list(counts.values())[: plan.fused])
     per_task = per_tile * prod(counts.values()) / tasks
     beforehand = 0.0
     if plan.pads_inside:
         rows, columns = _padded_by_task(form, plan, counts)
-        per_task += rows * (PAD_ROW_INSIDE_SLOTS + columns * PAD_SLOTS)
+        crowded = 8 * rows * columns > cpu.l1_bytes
+        per_element = PAD_SLOTS + (FAR_SLOTS / 2 if crowded else 0.0)
+        per_task += rows * (PAD_ROW_INSIDE_SLOTS + columns * per_element)
     elif form.pads or _deals_columns(form, plan.tile):
         beforehand = _copy_slots(form, cpu)
         if form.pads_in_parallel and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
+        beforehand /= sharers
     if not plan.parallel:
         return beforehand + tasks * per_task
     return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task

@@ -88,8 +88,14 @@ def pieces(width: int, lanes: int) -> tuple[int, int]:
     return whole, rest.bit_count()
 
 
+def _most_accumulators(cpu: CpuFeatures) -> int:
+    """With more of them LLVM begins to spill, though they would fit."""
+    return cpu.registers * 3 // 4
+
+
 def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     s = form.statement
+    most = _most_accumulators(cpu)
     shapes = [(r, c, False) for r in _divisors(s.rows, MOST_ROWS) for c in _divisors(s.columns)]
     if can_be_flat(form):
         shapes += [(1, c, True) for c in _divisors(s.rows * s.columns)]
@@ -97,12 +103,14 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
         registers = ceil(channels / cpu.lanes)
         operands = registers + (registers > 1)
         for rows, columns, flat in shapes:
-            if rows * columns * registers + operands <= cpu.registers:
+            accumulators = rows * columns * registers
+            if accumulators <= most and accumulators + operands <= cpu.registers:
                 yield Tile(True, channels, rows, columns, channels, flat)
 
 
 def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     s = form.statement
+    most = _most_accumulators(cpu)
     lines = [(s.columns, False, _divisors(s.rows, MOST_ROWS))]
     if can_be_flat(form):
         lines.append((s.rows * s.columns, True, [1]))
@@ -113,7 +121,8 @@ def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
                 for rows in heights:
                     line = rows * count * ceil(width / cpu.lanes)
                     for c in channels:
-                        if line * c + (line if c > 1 else 0) + 1 <= cpu.registers:
+                        operands = (line if c > 1 else 0) + 1
+                        if line * c <= most and line * c + operands <= cpu.registers:
                             yield Tile(False, c, rows, count * width, width, flat)
 
 

@@ -67,7 +67,7 @@ def _is_supported(args: Sequence[Any]) -> bool:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -79,7 +79,7 @@ class _Convolution(torch.autograd.Function):
         return functional.conv2d(x, weight, bias, *arguments)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight = ctx.weight.to(torch.bfloat16) if ctx.narrow is None else ctx.narrow
         found = conv2d_input(ctx.shape, weight, gradient.to(torch.bfloat16), *ctx.arguments)
         return found.to(torch.float32), None, None, None, *(None for _ in ctx.arguments)

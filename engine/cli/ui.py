@@ -16,6 +16,8 @@ import typer
 from engine.cli.common import HOME, STORE, HomeOption, terminable
 
 HOST = "127.0.0.1"
+PAGE = "/#/experiments?workflowType=machine_learning"
+"""MLflow opens on its pages for language models otherwise."""
 
 JOBS_OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """MLflow starts seven processes for jobs on language models otherwise."""
@@ -34,7 +36,7 @@ def ui(
         raise RunError(
             f"there is no MLflow store in {home} yet; it is written by: loopgene run CONFIG"
         )
-    typer.echo(f"MLflow shows {store} at http://{HOST}:{port} (Ctrl-C ends it)")
+    typer.echo(f"MLflow shows {store} at http://{HOST}:{port}{PAGE} (Ctrl-C ends it)")
     raise typer.Exit(serve(command(store, port), {**ENVIRONMENT, **JOBS_OFF, **os.environ}))
 
 

@@ -44,21 +44,13 @@ class Individual:
         effect: Of the evaluated genome.
     """
 
-    __slots__ = ("_record", "effect", "evaluation", "fitness", "genome")
+    __slots__ = ("effect", "evaluation", "fitness", "genome")
 
     def __init__(self, genome: Genome, fitness: Any) -> None:
         self.genome = genome
         self.fitness = fitness
         self.evaluation: Evaluation | None = None
         self.effect: Effect = ()
-        self._record: dict[str, Any] | None = None
-
-    def record(self) -> dict[str, Any]:
-        """The evaluation as plain data, made once: survivors are saved again and again."""
-        if self._record is None:
-            assert self.evaluation is not None
-            self._record = self.evaluation.to_json()
-        return self._record
 
     def clone(self) -> Individual:
         """A copy with its own fitness."""

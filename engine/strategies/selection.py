@@ -9,6 +9,7 @@ from deap import tools
 
 from engine.config import SearchConfig
 from engine.evaluation import Evaluation
+from engine.packing import pack, unpack
 from engine.strategies.base import Strategy, StrategyError
 from engine.strategies.individuals import Individual, evaluated, evaluations
 from engine.strategies.randomness import Randomness
@@ -53,7 +54,7 @@ class PopulationStrategy(Strategy):
     def state(self) -> dict[str, Any]:
         return {
             "strategy": self.name,
-            "population": [i.record() for i in self.individuals],
+            "population": pack(self.population),
             "randomness": self.randomness.state(),
         }
 
@@ -61,10 +62,10 @@ class PopulationStrategy(Strategy):
         if not isinstance(data, dict) or data.get("strategy") != self.name:
             raise StrategyError(f"this is no saved state of the strategy {self.name!r}")
         try:
-            saved = [Evaluation.from_json(e) for e in data["population"]]
+            saved = unpack(data["population"])
             self.individuals = [evaluated(self.space, e, self.config.mode) for e in saved]
             self.randomness.restore(data["randomness"])
-        except (KeyError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
+        except (LookupError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
             raise StrategyError(
                 f"the saved state of the strategy {self.name!r} is damaged: {error!r}"
             ) from error

@@ -28,7 +28,7 @@ def config(home: Path) -> ExperimentConfig:
     return experiment(
         home,
         backend={"name": "table", "failures": {"crashed": 0.05}},
-        search={"population": 6, "generations": 20, "seed": 3},
+        search={"population": 6, "generations": 30, "seed": 3},
         capacity={"batch": 4, "tolerance": 0.3},
     )
 
@@ -60,16 +60,18 @@ def _finish(home: Path) -> None:
 
 def main(home: Path, kills: int, seed: int) -> None:
     """Search undisturbed in `home/whole`, and in `home/killed` with `kills` interruptions."""
-    started = time.monotonic()
     _finish(home / "whole")
-    whole_s = time.monotonic() - started
+    ends_s = [line["elapsed_s"] for line in RunDir(home / "whole" / "run").history()]
+    step_s = (ends_s[-1] - ends_s[0]) / len(ends_s)
     rng = random.Random(seed)
     killed, lengths = 0, set()
     for _ in range(5 * kills):
         if killed == kills:
             break
         pid = _spawn(home / "killed")
-        time.sleep(rng.uniform(0.0, 0.3) * whole_s)
+        # Half of them while it starts or resumes, half in one of the next generations.
+        late = rng.random() < 0.5
+        time.sleep(ends_s[0] + rng.uniform(0, 4 * step_s) if late else rng.uniform(0, ends_s[0]))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):
