@@ -1,8 +1,27 @@
-"""Settings of all tests."""
-
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from pathlib import Path
 
-# Two test processes on two cores: threads of torch would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files instead of comparing"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(name, text)`: `text` is what golden/<name>.txt beside the test holds."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(request.path).parent / "golden" / f"{name}.txt"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"{path} is missing: run pytest with --update-golden"
+        assert text == path.read_text(), f"{path.name} differs; if intended, --update-golden"
+
+    return compare

@@ -192,6 +192,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--population", type=int, default=64)
     parser.add_argument("--model", default="resnet34_cifar")
     options = parser.parse_args(arguments)
+    if options.generations <= EARLY.start + 1:
+        parser.error(f"growth needs at least {EARLY.start + 2} generations")
     with tempfile.TemporaryDirectory(prefix="loopgene-overhead-") as folder:
         meter = measure(
             experiment(Path(folder), options.generations, options.population, options.model)

@@ -4,14 +4,15 @@
 
 with every parameter replaced by its absolute value and BatchNorm by the identity (Tanaka et
 al., arXiv 2006.05467; as a measure of whole networks Abdelfattah et al., arXiv 2101.08134).  A
-network's score is the sum over its sites.  Neither images nor labels play a part.
+network's score is the sum over its sites.  Neither the images nor the labels play a part.
 
-Flow falls with every weight that is removed, and by orders of magnitude in a deep network: the
-score orders networks (the Pareto mode), it is no threshold to stay above.
+Flow falls with every weight that is removed, by orders of magnitude in a deep network: the score
+orders networks, as the Pareto mode needs it; it is no threshold to stay above.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -33,15 +34,8 @@ class SynFlow(CapacityMetric):
     def __init__(
         self, model: nn.Module, sites: Sites, x: Tensor, y: Tensor, options: MetricOptions
     ) -> None:
-        self._bench = Workbench(model, sites)
-        network = self._bench.network
-        for module in list(network.modules()):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                replace_module(network, module, nn.Identity())
-        network.eval().to(torch.float64)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.abs_()
+        self._bench = Workbench(_positive(model), sites)
+        self._bench.network.eval()
         self._ones = torch.ones(1, *x.shape[1:], dtype=torch.float64)
         self._original = math.fsum(self._run({}).values())
         if not math.isfinite(self._original) or self._original <= 0:
@@ -62,32 +56,40 @@ class SynFlow(CapacityMetric):
         return self._identity
 
     def score(self, genomes: Sequence[Genome]) -> list[Score]:
-        changes = [self._bench.changes(genome) for genome in genomes]
-        return [Score(math.fsum(self._run(nests).values())) for nests in changes]
+        return [Score(math.fsum(self.per_site(genome).values())) for genome in genomes]
 
     def per_site(self, genome: Genome) -> dict[str, float]:
         return self._run(self._bench.changes(genome))
 
     def _run(self, nests: Nests) -> dict[str, float]:
-        with self._bench.transformed(nests) as network, torch.enable_grad():
+        with (
+            self._bench.transformed(nests),
+            self._bench.watched() as network,
+            torch.enable_grad(),
+        ):
             weights = {
-                name: [p.requires_grad_() for p in _weights(slot.current)]
+                name: [p for key, p in slot.current.named_parameters() if key != "bias"]
                 for name, slot in self._bench.slots.items()
             }
-            flat = [p for of_site in weights.values() for p in of_site]
-            gradients = iter(
-                torch.autograd.grad(network(self._ones).sum(), flat, allow_unused=True)
+            flat = [p.requires_grad_() for of_site in weights.values() for p in of_site]
+            gradients = torch.autograd.grad(
+                network(self._ones).sum(), flat, materialize_grads=True
             )
-            found = {}
-            for name, of_site in weights.items():
-                flows = [(p, next(gradients)) for p in of_site]
-                found[name] = math.fsum(
-                    (p * g).abs().sum().item() for p, g in flows if g is not None
-                )
-                for p in of_site:
-                    p.requires_grad_(False)
-        return found
+            flows = iter(
+                [(p * g).abs().sum().item() for p, g in zip(flat, gradients, strict=True)]
+            )
+            for parameter in flat:
+                parameter.requires_grad_(False)
+        return {name: math.fsum(next(flows) for _ in each) for name, each in weights.items()}
 
 
-def _weights(module: nn.Module) -> list[nn.Parameter]:
-    return [p for name, p in module.named_parameters() if not name.endswith("bias")]
+def _positive(model: nn.Module) -> nn.Module:
+    """A copy in float64 with absolute parameters and without BatchNorm."""
+    network = copy.deepcopy(model)
+    for module in list(network.modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            replace_module(network, module, nn.Identity())
+    with torch.no_grad():
+        for parameter in network.to(torch.float64).parameters():
+            parameter.abs_()
+    return network

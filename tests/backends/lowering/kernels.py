@@ -1,0 +1,62 @@
+"""Building kernels of small nests and comparing them with PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from backends.devices import CpuFeatures, cpu_target
+from backends.lowering import build_kernel
+from genomes.gene import Gene
+from genomes.modules import SiteConv2d
+from genomes.nest import ConvShape, LoopNest
+from genomes.transformations import apply
+
+TARGET = cpu_target(1, None, ())
+
+AVX512 = CpuFeatures(lanes=16, registers=32, l1_bytes=32768, l2_bytes=1 << 20, cores=2, threads=2)
+AVX2 = CpuFeatures(lanes=8, registers=16, l1_bytes=32768, l2_bytes=1 << 18, cores=2, threads=2)
+NEON = CpuFeatures(lanes=4, registers=32, l1_bytes=32768, l2_bytes=1 << 19, cores=4, threads=4)
+
+gene = Gene.of
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    size: int | tuple[int, int],
+    kernel: int = 3,
+    **changes: Any,
+) -> LoopNest:
+    """A fresh convolution with `same` padding unless `changes` say otherwise."""
+    fields: dict[str, Any] = {"padding": (kernel // 2,) * 4, **changes}
+    in_size = (size, size) if isinstance(size, int) else size
+    return LoopNest.fresh(ConvShape(1, inputs, outputs, in_size, (kernel, kernel), **fields))
+
+
+def after(nest: LoopNest, *genes: Gene) -> LoopNest:
+    for g in genes:
+        nest = apply(nest, g)
+    return nest
+
+
+def check(nest: LoopNest) -> None:
+    """The kernel of `nest`, with random weights, agrees with the module."""
+    import tvm
+
+    torch.manual_seed(0)
+    module = SiteConv2d(nest)
+    if module.bias is not None:
+        torch.nn.init.normal_(module.bias)
+    x = torch.randn(nest.shape.input_shape)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    kernel = build_kernel(nest, TARGET)
+    weights = [w.detach().numpy() for w in module.weights]
+    bias = None if module.bias is None else module.bias.detach().numpy()
+    output = tvm.runtime.tensor(np.full(kernel.output_shape, np.nan, np.float32))
+    arguments = [tvm.runtime.tensor(a) for a in (x.numpy(), *kernel.pack(weights, bias))]
+    kernel.module["main"](*arguments, output)
+    np.testing.assert_allclose(output.numpy(), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+
+from backends.lowering import default_schedule, schedule_candidates
+from backends.lowering.geometry import statement_forms
+from backends.lowering.tiles import Tile, tiles
+from genomes.transformations import apply
+from tests.backends.lowering.kernels import AVX2, AVX512, NEON, after, check, conv, gene
+
+SHAPES = {
+    "3x3": conv(32, 48, 16),
+    "1x1": conv(24, 36, 14, kernel=1),
+    "stride 2": conv(16, 32, 15, stride=(2, 2)),
+    "stem": conv(3, 16, 16, stride=(2, 2)),
+    "7x7 pixels": conv(32, 40, 7, kernel=1),
+    "2x2 pixels": conv(16, 32, 2),
+    "1 pixel": conv(16, 10, 1, kernel=1),
+    "prime": conv(7, 13, (11, 13)),
+    "4 groups": conv(32, 64, 8, groups=4),
+    "2 channels per group": conv(32, 32, 8, groups=16),
+    "depthwise": conv(16, 16, 14, groups=16),
+    "depthwise, stride 2": conv(16, 16, 15, groups=16, stride=(2, 2)),
+    "one output channel": conv(8, 1, 6),
+}
+
+
+@pytest.mark.parametrize("cpu", [AVX512, AVX2, NEON], ids=["avx512", "avx2", "neon"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_tiles_fit_the_registers_and_divide_the_loops(name, cpu):
+    (form,) = statement_forms(SHAPES[name])
+    s = form.statement
+    found = tiles(form, cpu)
+    assert found
+    for tile in found:
+        vectors = tile.elements // tile.width * -(-tile.width // cpu.lanes)
+        assert vectors <= cpu.registers
+        assert (s.kept_co // s.groups) % tile.channels == 0
+        assert tile.columns % (1 if tile.by_channel else tile.width) == 0
+        if tile.flat:
+            assert (s.rows * s.columns) % tile.columns == 0
+        else:
+            assert s.rows % tile.rows == s.columns % tile.columns == 0
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_default_schedule_computes_the_convolution(name):
+    check(default_schedule(SHAPES[name], AVX512))
+
+
+@pytest.mark.parametrize("cpu", [AVX512, AVX2, NEON], ids=["avx512", "avx2", "neon"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_candidates_are_distinct_and_the_default_is_the_first(name, cpu):
+    nest = SHAPES[name]
+    candidates = schedule_candidates(nest, cpu)
+    assert candidates[0] == default_schedule(nest, cpu)
+    assert 1 <= len(candidates) <= 12
+    assert len({c.key for c in candidates}) == len(candidates)
+    for candidate in candidates:
+        replayed = nest
+        for g in candidate.statements[0].schedule_genes:
+            replayed = apply(replayed, g)
+        assert replayed == candidate
+
+
+def test_usual_layers_have_several_candidates():
+    for name in ("3x3", "1x1", "stride 2", "4 groups", "depthwise"):
+        assert len(schedule_candidates(SHAPES[name], AVX512)) >= 4
+
+
+def test_a_schedule_that_is_there_is_kept():
+    parts = after(conv(16, 32, 8), gene("split_domain", loop="co", parts=2))
+    mine = after(parts, gene("unroll", 1, loop="kw"))
+    done = default_schedule(mine, AVX512)
+    assert done.statements[1] == mine.statements[1]
+    assert done.statements[0].has_schedule
+    assert default_schedule(done, AVX512) is done
+    for candidate in schedule_candidates(mine, AVX512):
+        assert candidate.statements[1] == mine.statements[1]
+
+
+def test_schedules_are_computed_once():
+    nest = conv(32, 64, 12)
+    assert (
+        default_schedule(nest, AVX512).statements[0]
+        is (default_schedule(conv(32, 64, 12), AVX512).statements[0])
+    )
+
+
+def ops(nest):
+    return [g.op for g in nest.statements[0].schedule_genes]
+
+
+def test_only_what_pays_runs_in_parallel():
+    small, large = conv(8, 8, 4), conv(64, 64, 32)
+    assert "parallel" not in ops(default_schedule(small, AVX512))
+    assert "parallel" in ops(default_schedule(large, AVX512))
+    single = type(AVX512)(16, 32, 32768, 1 << 20, 2, threads=1)
+    assert "parallel" not in ops(default_schedule(large, single))
+
+
+def vector(nest):
+    loops = nest.statements[0].scheduled(1).loops
+    return next(x.name for x in loops if x.mark == "vectorize")
+
+
+def test_lanes_hold_channels_where_the_columns_are_few_and_columns_elsewhere():
+    assert vector(default_schedule(conv(512, 512, 4), AVX512)).startswith("co")
+    assert vector(default_schedule(conv(128, 128, 16, groups=128), AVX512)).startswith("wo")
+    assert vector(default_schedule(conv(24, 144, 56, kernel=1), AVX512)).startswith("ho+wo")
+
+
+def test_one_pixel_of_one_channel_still_has_a_schedule():
+    nest = conv(3, 1, 1, kernel=1)
+    assert tiles(statement_forms(nest)[0], AVX512) == [Tile(False, 1, 1, 1, 1, False)]
+    check(default_schedule(nest, AVX512))
