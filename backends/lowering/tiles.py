@@ -32,6 +32,8 @@ MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
 TILE_SLOTS = 25.0
+PRESSURE = 0.02
+"""Loads cost a little even where multiply-adds decide."""
 BROADCAST_SLOTS = 0.75
 CROSSING_SLOTS = 2.0
 """A load of a whole vector that is not aligned reaches into a second cache line."""
@@ -144,8 +146,7 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     """Slots that one tile takes: the reduction and the write-back."""
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
-    # Half a register is as good as a whole one where 512 bits pass in two halves.
-    width = ceil(2 * tile.width / cpu.lanes) / 2
+    width = float(ceil(tile.width / cpu.lanes))
     chains = CHAINS
     if tile.by_channel:
         pixels = tile.rows * tile.columns
@@ -154,6 +155,9 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
         loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
         written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
     else:
+        if s.inputs.count == 1:
+            # The loads decide, and half a register is as good as a whole one.
+            width = ceil(2 * tile.width / cpu.lanes) / 2
         lines = tile.rows * (tile.columns // tile.width)
         accumulators = lines * width * tile.channels
         loads = BROADCAST_SLOTS * tile.channels + lines * _line_load_slots(form, cpu, tile)
@@ -161,7 +165,8 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
         if _unrolls_reduction(form, tile):
             # Tiles follow each other without a loop in between, so their chains overlap.
             chains = 0
-    return TILE_SLOTS + reduction * max(accumulators, loads, chains) + written
+    step = max(accumulators, loads, chains) + PRESSURE * loads
+    return TILE_SLOTS + reduction * step + written
 
 
 def _unrolls_reduction(form: StatementForm, tile: Tile) -> bool:

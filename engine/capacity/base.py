@@ -38,7 +38,7 @@ class Score:
 class MetricOptions(BaseModel):
     """What every metric takes; a metric with options of its own subclasses this."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     seed: int = Field(default=0, ge=0, description="Seed of whatever the metric draws.")
     tolerance: float = Field(
