@@ -119,14 +119,14 @@ class StatementForm:
         channels = (a.start, a.groups * a.count) if a.contiguous else a
         return (channels, self.spans, self.phases)
 
-    @property
+    @cached_property
     def padded_shape(self) -> tuple[int, ...]:
         """(N, channels read, rows, phases, columns of one phase)."""
         a, (rows, columns) = self.statement.inputs, self.spans
         parts = (self.phases, ceil(columns.span / self.phases))
         return (self.batch, a.groups * a.count, rows.span, *parts)
 
-    @property
+    @cached_property
     def padded_elements(self) -> int:
         """Elements of the copy."""
         return prod(self.padded_shape)

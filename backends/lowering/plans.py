@@ -22,6 +22,9 @@ FAR_SLOTS = 0.95
 """What an element of the padded input costs more when the copy leaves the first cache, or half
 of that when it fills more than half of it."""
 
+DEAL_SLOTS = 0.5
+"""What an element costs more when the columns of the copy are dealt out by the stride."""
+
 PARALLEL_SLOTS = 4000.0
 """Waking the other threads and waiting for them."""
 
@@ -55,11 +58,12 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
     """
     costs = [(tile_slots(form, cpu, tile), tile) for tile in tiles(form, cpu)]
     costs.sort(key=lambda cost: cost[0] / cost[1].elements)
-    estimates = [
-        (_slots(form, cpu, plan, per_tile, sharers), plan)
-        for per_tile, tile in costs[:RANKED_TILES]
-        for plan in _plans(form, cpu, tile)
-    ]
+    estimates = []
+    for per_tile, tile in costs[:RANKED_TILES]:
+        counts = trips(form, tile)
+        for plan in _plans(form, cpu, tile, len(counts)):
+            slots = _slots(form, cpu, plan, counts, per_tile, sharers)
+            estimates.append((slots, plan))
     estimates.sort(key=lambda estimate: estimate[0])
     return [plan for _, plan in estimates]
 
@@ -75,8 +79,7 @@ def trips(form: StatementForm, tile: Tile) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count > 1 or name == "n"}
 
 
-def _plans(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> Iterator[Plan]:
-    loops = len(trips(form, tile))
+def _plans(form: StatementForm, cpu: CpuFeatures, tile: Tile, loops: int) -> Iterator[Plan]:
     for fused in sorted({min(2, loops), min(3, loops)}):
         for pads_inside in (False, True) if form.pads else (False,):
             for parallel in (False, True) if cpu.threads > 1 else (False,):
@@ -84,30 +87,32 @@ def _plans(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> Iterator[Plan]:
 
 
 def _slots(
-    form: StatementForm, cpu: CpuFeatures, plan: Plan, per_tile: float, sharers: int
+    form: StatementForm,
+    cpu: CpuFeatures,
+    plan: Plan,
+    counts: dict[str, int],
+    per_tile: float,
+    sharers: int,
 ) -> float:
-    counts = trips(form, plan.tile)
     tasks = prod(list(counts.values())[: plan.fused])
     per_task = per_tile * prod(counts.values()) / tasks
     beforehand = 0.0
+    deals = not plan.tile.by_channel and plan.tile.width > 1 and form.spans[1].step > 1
+    dealing = DEAL_SLOTS if deals else 0.0
     if plan.pads_inside:
         rows, columns = _padded_by_task(form, plan, counts)
         crowded = 8 * rows * columns > cpu.l1_bytes
         per_element = PAD_SLOTS + (FAR_SLOTS / 2 if crowded else 0.0)
+        per_element += dealing
         per_task += rows * (PAD_ROW_INSIDE_SLOTS + columns * per_element)
-    elif form.pads or _deals_columns(form, plan.tile):
-        beforehand = _copy_slots(form, cpu)
+    elif form.pads or deals:
+        beforehand = _copy_slots(form, cpu) + form.padded_elements * dealing
         if form.pads_in_parallel and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
         beforehand /= sharers
     if not plan.parallel:
         return beforehand + tasks * per_task
     return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task
-
-
-def _deals_columns(form: StatementForm, tile: Tile) -> bool:
-    """Whether the input is copied because its columns are read with a stride."""
-    return not tile.by_channel and tile.width > 1 and form.spans[1].step > 1
 
 
 def _copy_slots(form: StatementForm, cpu: CpuFeatures) -> float:

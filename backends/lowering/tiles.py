@@ -35,15 +35,19 @@ TILE_SLOTS = 25.0
 PRESSURE = 0.02
 """Loads cost a little even where multiply-adds decide."""
 BROADCAST_SLOTS = 0.75
+LINE_LANES = 16
 CROSSING_SLOTS = 2.0
-"""A load of a whole vector that is not aligned reaches into a second cache line."""
+"""A load of a whole cache line that is not aligned reaches into a second one; shorter loads do so
+less often."""
+DEALT_SLOTS = 1.2
+"""The same with columns dealt out by the stride: only every other tap is shifted."""
 FRESH_SLOTS = 3.0
 """The same when the line was written just before, by the padding of a depthwise convolution."""
 STORE_SLOTS = 1.5
 TRANSPOSE_SLOTS = 0.6
 SCALAR_SLOTS = 1.0
 ODD_WIDTH = 1.3
-"""Vectors of, say, 12 channels cost more than one register does."""
+"""Vectors of, say, 12 elements cost more than one register does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +151,17 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
     width = float(ceil(tile.width / cpu.lanes))
+    if tile.width.bit_count() > 1 and s.inputs.count > 1:
+        width *= ODD_WIDTH
     chains = CHAINS
     if tile.by_channel:
         pixels = tile.rows * tile.columns
-        accumulators = pixels * width * (ODD_WIDTH if tile.width.bit_count() > 1 else 1.0)
+        accumulators = pixels * width
         weights = sum(pieces(tile.channels, cpu.lanes))
         loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
         written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
     else:
-        if s.inputs.count == 1:
+        if s.inputs.count == 1 and cpu.lanes == LINE_LANES:
             # The loads decide, and half a register is as good as a whole one.
             width = ceil(2 * tile.width / cpu.lanes) / 2
         lines = tile.rows * (tile.columns // tile.width)
@@ -188,9 +194,10 @@ def _line_load_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float
     whole, parts = map(float, pieces(tile.width, cpu.lanes))
     if s.kw.extent == 1:
         return whole + parts
-    if s.inputs.count > 1:
-        return CROSSING_SLOTS * whole + parts
     if _unrolls_reduction(form, tile):
         # Rows that several taps read are loaded once.
         parts *= (tile.rows + s.kh.extent - 1) / (tile.rows * s.kh.extent)
-    return FRESH_SLOTS * whole + parts
+    slots = FRESH_SLOTS if s.inputs.count == 1 else CROSSING_SLOTS
+    if s.inputs.count > 1 and form.spans[1].step > 1:
+        slots = DEALT_SLOTS
+    return (1.0 + (slots - 1.0) * cpu.lanes / LINE_LANES) * whole + parts

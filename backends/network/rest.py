@@ -70,18 +70,20 @@ def _schedule_stage(sch: Any, info: Any, lanes: int) -> None:
         return
     if spatial == 0:
         return
-    outer = sch.fuse(*loops[:spatial]) if spatial > 1 else loops[0]
-    reductions = sch.get_loops(info.block_rv)[1:]
+    if spatial > 1:
+        sch.fuse(*loops[:spatial])
+    parallel = work >= PARALLEL_FROM
     if extents[-1] % lanes == 0 and extents[-1] > lanes:
-        _vectorized_reduction(sch, info, lanes)
-        outer = sch.get_loops(info.block_rv)[0]
-    else:
-        sch.decompose_reduction(info.block_rv, reductions[0])
-    if work >= PARALLEL_FROM:
+        _vectorized_reduction(sch, info, lanes, parallel)
+        return
+    outer, first, *_ = sch.get_loops(info.block_rv)
+    # A reduction that is decomposed can no longer be marked.
+    if parallel:
         sch.parallel(outer)
+    sch.decompose_reduction(info.block_rv, first)
 
 
-def _vectorized_reduction(sch: Any, info: Any, lanes: int) -> None:
+def _vectorized_reduction(sch: Any, info: Any, lanes: int, parallel: bool) -> None:
     """Accumulate `lanes` partial results of the innermost reduction loop, then add them up."""
     loop = sch.get_loops(info.block_rv)[-1]
     _, inner = sch.split(loop, [None, lanes])
@@ -94,5 +96,7 @@ def _vectorized_reduction(sch: Any, info: Any, lanes: int) -> None:
     rest = [x for x in loops[1:] if x is not vector]
     sch.reorder(*rest, vector)
     sch.vectorize(vector)
+    if parallel:
+        sch.parallel(loops[0])
     if rest:
         sch.decompose_reduction(partial, rest[0])

@@ -3,8 +3,8 @@
 The forward pass of a deep network at initialisation is chaotic: a relative error e of the
 activations becomes one of about sqrt(e) in the Fisher potential, because signs in front of
 ReLUs flip; bfloat16 there costs 4 % (ResNet-34, 16 images).  The backward pass is linear, errors
-average out, and bfloat16 there costs 0.1 %: as little as another order of float32 additions,
-at half the time.
+average out, and bfloat16 there costs 0.1 %: about as little as another order of float32
+additions, in half the time.
 """
 
 from __future__ import annotations

@@ -142,7 +142,9 @@ class TestRun:
         assert all(site["before_us"] == site["after_us"] for site in record["sites"])
 
     def test_pareto(self, tmp_path):
-        config = experiment(tmp_path, search__mode="pareto", search__generations=5)
+        config = experiment(
+            tmp_path, search__mode="pareto", search__population=16, search__generations=10
+        )
         record = run_experiment(config, run_dir(tmp_path)).record
         latencies = [point["latency_s"] for point in record["pareto"]]
         assert latencies == sorted(latencies)

@@ -172,3 +172,9 @@ def test_exported_library_runs_with_tvm_alone(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(x).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(256, 12), (64, 32), (3, 5)])
+def test_reductions_of_every_size_are_scheduled(channels: int, size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    check(model, (1, 3, size, size))
