@@ -213,7 +213,13 @@ def _metric(config: ExperimentConfig, model: nn.Module, sites: Sites) -> Capacit
         (shape[1], shape[2], shape[3]),
         num_classes=_classes(model, shape),
     )
-    options = {"seed": capacity.seed, **capacity.options}
+    options = {
+        "seed": capacity.seed,
+        "tolerance": capacity.tolerance,
+        # Every value is an objective there, not only its side of the threshold.
+        "exact": config.search.mode == "pareto",
+        **capacity.options,
+    }
     return create_metric(capacity.metric, model, sites, x, y, **options)
 
 
