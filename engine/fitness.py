@@ -9,6 +9,7 @@ mode capacity is an objective and every candidate is measured.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,19 @@ class Evaluator:
         measured = [c for c in applicable if self._is_measured(c)]
         self._kernels.measure((n for c in measured for n in c.nests.values()), between)
         return [c if isinstance(c, Evaluation) else self._evaluation(c) for c in candidates]
+
+    def measured(self, genomes: Sequence[Genome]) -> list[Evaluation]:
+        """Those of `genomes` whose evaluation needs no more measurement."""
+        found = []
+        for genome in genomes:
+            candidate = self._structure(genome)
+            with contextlib.suppress(KeyError):
+                found.append(
+                    candidate
+                    if isinstance(candidate, Evaluation)
+                    else self._evaluation(candidate)
+                )
+        return found
 
     def is_legal(self, evaluation: Evaluation) -> bool:
         """Whether a candidate was measured and keeps its capacity."""

@@ -254,7 +254,11 @@ class Search:
             return None
         if budget is not None:
             genomes = genomes[: budget - self._evaluations]
-        evaluated = self._evaluator.evaluate(genomes, self._between)
+        try:
+            evaluated = self._evaluator.evaluate(genomes, self._between)
+        except _OutOfTimeError:
+            self._keep_measured(genomes)
+            raise
         with stages.timed("propose"):
             self._strategy.tell(evaluated)
             improved = self._archive.update(evaluated, self._evaluator.is_legal)
@@ -269,6 +273,16 @@ class Search:
         with stages.timed("checkpoint"):
             self._save()
         return generation
+
+    def _keep_measured(self, genomes: list[Genome]) -> None:
+        """Let the candidates of an unfinished generation that are measured become finalists.
+
+        The checkpoint does not know them: a resumed search evaluates the generation again.
+        """
+        measured = self._evaluator.measured(genomes)
+        self._archive.update(measured, self._evaluator.is_legal)
+        self._evaluations += len(measured)
+        self._rejected.update(e.status for e in measured if e.status != OK)
 
     def _describe(self, evaluated: list[Evaluation]) -> Generation:
         """The generation that has just been evaluated.
