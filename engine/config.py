@@ -223,6 +223,13 @@ class CapacityConfig(_Section):
         gt=0,
         description="Factor of the relative capacity loss in the fitness of illegal candidates.",
     )
+    parameters: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Least share of the convolutions' parameters that a legal candidate keeps; "
+        "0 sets no bound. Fisher potential alone hardly bounds a network with BatchNorm.",
+    )
     options: dict[str, JsonValue] = Field(default={}, description="Options of the metric.")
 
 

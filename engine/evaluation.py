@@ -14,6 +14,8 @@ from genomes.genome import Genome
 OK = "ok"
 CAPACITY = "capacity"
 """The status of a candidate whose capacity falls below the original's."""
+PARAMETERS = "parameters"
+"""The status of a candidate that keeps too few parameters."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Evaluation:
 
     Attributes:
         genome: The candidate.
-        status: `OK`, `CAPACITY`, or the `FailureKind` of the kernel that failed.
+        status: `OK`, `CAPACITY`, `PARAMETERS`, or the `FailureKind` of the kernel that failed.
         fitness: Objectives to minimise, finite always; seconds first.
         latency_s: Sum of the measured kernels and the fixed rest; None when not measured.
         capacity: The candidate's score; None when it was not computed.

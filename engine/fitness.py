@@ -1,10 +1,11 @@
 """From genomes to evaluations: cheap before dear, every rejection with its reason.
 
-    structure -> capacity (cached) -> legality -> build, numbers, latency -> fitness
+    structure -> parameters -> capacity (cached) -> legality -> build, numbers, latency -> fitness
 
 In the constrained mode a candidate of capacity C below the floor C0 * (1 - tolerance) is never
-measured; its fitness is the original's latency times 1 + penalty * (1 - C / C0).  In the Pareto
-mode capacity is an objective and every candidate is measured.
+measured; its fitness is the original's latency times 1 + penalty * (1 - C / C0).  The same holds
+for one that keeps too few parameters, with the least number in the place of C0.  In the Pareto
+mode both are objectives and every candidate is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 from backends.base import Failed
 from backends.store import MeasurementStore
 from engine.capacity.base import CapacityMetric
-from engine.evaluation import CAPACITY, OK, Evaluation
+from engine.evaluation import CAPACITY, OK, PARAMETERS, Evaluation
 from engine.kernels import Between, Kernels
 from engine.stages import Stages
 from genomes.errors import IllegalTransformation
@@ -48,6 +49,7 @@ class Objective:
         original_capacity: C0.
         tolerance: Relative loss of capacity that is still legal.
         penalty: Factor of the relative loss in the fitness of an illegal candidate.
+        least_parameters: Parameters that a legal candidate keeps at least.
     """
 
     mode: Mode
@@ -55,6 +57,7 @@ class Objective:
     original_capacity: float
     tolerance: float = 0.0
     penalty: float = 10.0
+    least_parameters: float = 0.0
 
     def loss(self, capacity: float) -> float:
         """max(0, 1 - C / C0); 1 for a capacity that is no number."""
@@ -77,6 +80,16 @@ class Objective:
     def illegal(self, capacity: float) -> tuple[float, ...]:
         """The fitness below the floor: worse than the original, and the more so the lower."""
         return _finite(self.original_s * (1.0 + self.penalty * self.loss(capacity)))
+
+    def large_enough(self, parameters: int) -> bool:
+        """Whether a legal candidate may have so few parameters."""
+        return parameters >= self.least_parameters
+
+    def too_small(self, parameters: int) -> tuple[float, ...]:
+        """The fitness with too few parameters: as `illegal`."""
+        return _finite(
+            self.original_s * (1.0 + self.penalty * (1.0 - parameters / self.least_parameters))
+        )
 
     def failed(self, capacity: float | None, parameters: int) -> tuple[float, ...]:
         """The fitness without a latency."""
@@ -168,17 +181,16 @@ class Evaluator:
             candidate = self._structure(genome)
             with contextlib.suppress(KeyError):
                 found.append(
-                    candidate
-                    if isinstance(candidate, Evaluation)
-                    else self._evaluation(candidate)
+                    candidate if isinstance(candidate, Evaluation) else self._evaluation(candidate)
                 )
         return found
 
     def is_legal(self, evaluation: Evaluation) -> bool:
-        """Whether a candidate was measured and keeps its capacity."""
+        """Whether a candidate was measured and keeps its capacity and enough parameters."""
         return (
             evaluation.status == OK
             and evaluation.capacity is not None
+            and self.objective.large_enough(evaluation.parameters)
             and self.objective.legal(evaluation.capacity)
         )
 
@@ -190,7 +202,17 @@ class Evaluator:
             return Evaluation(genome, ILLEGAL, fitness, message=error.reason)
         sizes = [self._size(nest) for nest in nests.values()]
         macs = sum(site.calls * size[0] for site, size in zip(self._sites, sizes, strict=True))
-        return _Candidate(genome, nests, macs, sum(size[1] for size in sizes))
+        parameters = sum(size[1] for size in sizes)
+        if self.objective.mode == "constrained" and not self.objective.large_enough(parameters):
+            return Evaluation(
+                genome,
+                PARAMETERS,
+                self.objective.too_small(parameters),
+                macs=macs,
+                parameters=parameters,
+                message=f"{parameters} of at least {self.objective.least_parameters:.0f} parameters",
+            )
+        return _Candidate(genome, nests, macs, parameters)
 
     def _size(self, nest: LoopNest) -> tuple[int, int]:
         """(multiply-accumulates of one call, parameters)."""

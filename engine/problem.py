@@ -243,11 +243,13 @@ def _classes(model: nn.Module, shape: Sequence[int]) -> int:
 def _objective(
     config: ExperimentConfig, sites: Sites, kernels: Kernels, metric: CapacityMetric
 ) -> Objective:
-    original_s = 0.0
+    original_s, parameters = 0.0, 0
     for site in sites.sites:
-        outcome = kernels.best(LoopNest.fresh(site.shape))
+        nest = LoopNest.fresh(site.shape)
+        outcome = kernels.best(nest)
         assert not isinstance(outcome, Failed)
         original_s += site.calls * outcome.median_s
+        parameters += nest.parameters
     capacity = metric.original
     if not 0 <= capacity < float("inf"):
         raise ProblemError(
@@ -260,6 +262,7 @@ def _objective(
         capacity,
         config.capacity.tolerance,
         config.capacity.penalty,
+        config.capacity.parameters * parameters,
     )
 
 

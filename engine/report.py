@@ -136,6 +136,8 @@ def _configured(config: Mapping[str, Any]) -> dict[str, str]:
     lost = (
         f"; {100 * capacity['tolerance']:g} % of it may be lost" if capacity["tolerance"] else ""
     )
+    if capacity["parameters"]:
+        lost += f"; at least {100 * capacity['parameters']:g} % of the parameters are kept"
     return {
         "network": f"`{model['spec']}`, input {shape}, weights {weights}",
         "strategy": f"{search['strategy']}, {search['mode']}, population {search['population']}, "

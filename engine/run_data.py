@@ -22,9 +22,10 @@ class RunData:
     Attributes:
         name: Of the run.
         history: The records of `history.jsonl`.
-        original: `latency_s` and `capacity` of the untransformed network.
+        original: `latency_s`, `capacity` and `parameters` of the untransformed network.
         result: What `result.json` holds; {} while the search goes on.
         tolerance: Relative loss of capacity that is legal.
+        parameters: Least share of the original's parameters that is legal.
     """
 
     name: str
@@ -32,6 +33,7 @@ class RunData:
     original: Mapping[str, Any]
     result: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 0.0
+    parameters: float = 0.0
 
     @classmethod
     def read(cls, run_dir: Path, original: Mapping[str, Any] | None = None) -> RunData:
@@ -48,7 +50,8 @@ class RunData:
         run = RunDir(run_dir)
         result = run.result() if original is None and run.result_path.exists() else {}
         known = original or result.get("original", {})
-        return cls(run.name, run.history(), known, result, run.config().capacity.tolerance)
+        bounds = run.config().capacity
+        return cls(run.name, run.history(), known, result, bounds.tolerance, bounds.parameters)
 
     @property
     def original_s(self) -> float | None:
@@ -59,6 +62,7 @@ class RunData:
     def candidates(self) -> list[Candidate]:
         """Every candidate that has a latency, in the order of evaluation."""
         capacity = self.original.get("capacity")
+        least = self.parameters * self.original.get("parameters", 0)
         found = []
         for record in self.history:
             first = record["evaluations"] - len(record["candidates"]) + 1
@@ -66,7 +70,8 @@ class RunData:
                 latency_s, own = candidate["latency_s"], candidate["capacity"]
                 if latency_s is not None:
                     ratio = own / capacity if capacity and own is not None else None
-                    legal = ratio is None or ratio >= 1 - self.tolerance - ROUNDING
+                    kept = ratio is None or ratio >= 1 - self.tolerance - ROUNDING
+                    legal = kept and candidate["parameters"] >= least
                     found.append(Candidate(number, latency_s, ratio, legal))
         return found
 
@@ -96,7 +101,7 @@ class Candidate:
         number: Its place in the order of evaluation, from 1.
         latency_s: Sum of its kernels and the rest.
         capacity_ratio: Relative to the original; None if it is not known.
-        legal: Whether the capacity is kept.
+        legal: Whether the capacity and enough parameters are kept.
     """
 
     number: int

@@ -9,7 +9,7 @@ from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from backends.table import TableBackend, TableOptions
 from engine.capacity.base import Score
-from engine.evaluation import CAPACITY, OK
+from engine.evaluation import CAPACITY, OK, PARAMETERS
 from engine.fitness import FAILURE_FACTOR, ILLEGAL, Evaluator, Objective
 from engine.kernels import Kernels
 from engine.stages import Stages
@@ -45,7 +45,7 @@ class Asked(TableBackend):
 class Setup:
     """An evaluator with its parts in reach."""
 
-    def __init__(self, path, mode="constrained", tolerance=0.0, rest_s=0.0, **failures):
+    def __init__(self, path, mode="constrained", tolerance=0.0, rest_s=0.0, share=0.0, **failures):
         self.store = MeasurementStore(path / "store.sqlite")
         self.inner = Asked(TableOptions(failures=failures))
         self.stages = Stages()
@@ -54,7 +54,12 @@ class Setup:
         self.rest_s = rest_s
         self.original_s = self.latency_s(Genome()) if not failures else 1.0
         self.objective = Objective(
-            mode, self.original_s, self.metric.original, tolerance, penalty=10.0
+            mode,
+            self.original_s,
+            self.metric.original,
+            tolerance,
+            penalty=10.0,
+            least_parameters=share * self.metric.original,
         )
         self.inner.requests.clear()
         self.evaluator = Evaluator(
@@ -134,6 +139,26 @@ class TestCapacity:
         (halves,) = Setup(tmp_path, tolerance=0.2).evaluator.evaluate([HALVES])
         assert halves.status == OK
         assert halves.capacity < Setup(tmp_path).metric.original
+
+    def test_with_too_few_parameters_nothing_is_computed(self, tmp_path):
+        setup = Setup(tmp_path, tolerance=0.99, share=0.9)
+        levels = [Genome.of({"c": grouping(g)}) for g in (2, 4, 8)]
+        original, *small = setup.evaluator.evaluate([Genome(), *levels])
+        assert setup.evaluator.is_legal(original)
+        assert {e.status for e in small} == {PARAMETERS}
+        assert setup.metric.scored == []
+        fitness = [e.fitness[0] for e in (original, *small)]
+        assert fitness == sorted(fitness)
+        kept = small[0].parameters / (0.9 * original.parameters)
+        assert fitness[1] == pytest.approx(setup.original_s * (1 + 10 * (1 - kept)))
+        assert str(small[0].parameters) in small[0].message
+        assert not any(setup.evaluator.is_legal(e) for e in small)
+
+    def test_a_pareto_candidate_with_too_few_parameters_is_measured_and_never_wins(self, tmp_path):
+        setup = Setup(tmp_path, mode="pareto", tolerance=0.99, share=0.9)
+        (small,) = setup.evaluator.evaluate([Genome.of({"c": grouping(8)})])
+        assert small.status == OK
+        assert not setup.evaluator.is_legal(small)
 
     def test_a_schedule_never_recomputes_it(self, setup):
         setup.evaluator.evaluate([UNTIED, SCHEDULED])
