@@ -34,6 +34,9 @@ def weight_indices(shape: ConvShape, s: Statement) -> tuple[np.ndarray, np.ndarr
 class SiteConv2d(nn.Module):
     """A transformed convolution: (N, C_in, H, W) -> (N, C_out, H_out, W_out).
 
+    `in_channels`, `kernel_size`, `stride` and so on are those of the original convolution, for
+    networks that read them; what is computed follows the nest alone.
+
     Attributes:
         nest: What is computed; schedules play no part here.
         weights: One parameter (kept_co, channels per group, taps_h, taps_w) for each distinct
@@ -63,6 +66,11 @@ class SiteConv2d(nn.Module):
         if nest.shape.bias and bias is None:
             bias = torch.zeros(nest.shape.out_channels)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        top, bottom, left, right = nest.shape.padding
+        # Only `same` pads one side of a convolution more than the other.
+        self._padding: str | tuple[int, ...] = (
+            (top, left) if (top, left) == (bottom, right) else "same"
+        )
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, nest: LoopNest) -> SiteConv2d:
@@ -77,10 +85,47 @@ class SiteConv2d(nn.Module):
             taps = conv.weight.detach()[:, :, s.kh.start : s.kh.stop, s.kw.start : s.kw.stop]
             weights.append(taps[rows, columns])
         module = cls(nest, weights, None if conv.bias is None else conv.bias.detach().clone())
+        module._padding = conv.padding
         module.train(conv.training)
         for parameter in module.parameters():
             parameter.requires_grad_(conv.weight.requires_grad)
         return module
+
+    @property
+    def in_channels(self) -> int:
+        return self.nest.shape.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        return self.nest.shape.out_channels
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(K_h, K_w)."""
+        return self.nest.shape.kernel
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """(s_h, s_w)."""
+        return self.nest.shape.stride
+
+    @property
+    def padding(self) -> str | tuple[int, ...]:
+        """(rows, columns) on each side, or `same` / `valid` where the original was made so."""
+        return self._padding
+
+    @property
+    def dilation(self) -> tuple[int, int]:
+        """(d_h, d_w)."""
+        return self.nest.shape.dilation
+
+    @property
+    def groups(self) -> int:
+        return self.nest.shape.groups
+
+    @property
+    def padding_mode(self) -> str:
+        return self.nest.shape.padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; `x` may have any batch size, the other extents are the nest's."""

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from genomes.gene import Gene
+from genomes.schedule import Loop, Schedule
 
 OUTPUT_LOOPS = ("co", "ho", "wo")
 SPATIAL_LOOPS = ("n", "co", "ho", "wo")
@@ -164,49 +165,6 @@ class InputAccess:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """One loop of a statement's schedule.
-
-    Attributes:
-        name: `co`; `co.0` and `co.1` after a split; `n+co.0` after a fusion.
-        extent: Trip count.
-        reduction: Whether iterations accumulate into the same output.
-        mark: "", "parallel", "vectorize", "unroll" or "bind:<thread axis>".
-    """
-
-    name: str
-    extent: int
-    reduction: bool
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How a statement's iterations are ordered and mapped.
-
-    Attributes:
-        loops: Outermost first.
-        anchors: (role, loop name) of stages placed at a loop: `cache_write`, `pad`,
-            `prefetch:<operand>`, `decompose`.
-        packs: (operand, lanes) of packed layouts.
-        genes: The program and mapping genes applied so far, for the backends to replay.
-    """
-
-    loops: tuple[Loop, ...]
-    anchors: tuple[tuple[str, str], ...] = ()
-    packs: tuple[tuple[str, int], ...] = ()
-    genes: tuple[Gene, ...] = ()
-
-    def anchor(self, role: str) -> str | None:
-        """The loop at which the stage `role` is placed, if any."""
-        return dict(self.anchors).get(role)
-
-    def lanes(self, operand: str) -> int:
-        """Lanes of the packed layout of `operand`, 0 when it is not packed."""
-        return dict(self.packs).get(operand, 0)
-
-
 @dataclass(frozen=True)
 class Statement:
     """One box of the output, computed by one (grouped) convolution and repeated into place.
@@ -273,8 +231,10 @@ class Statement:
             return self._schedule
         extents = (batch, self.kept_co, self.rows, self.columns)
         reductions = (self.inputs.count, self.kh.extent, self.kw.extent)
-        loops = [Loop(n, e, False) for n, e in zip(SPATIAL_LOOPS, extents, strict=True)]
-        loops += [Loop(n, e, True) for n, e in zip(REDUCTION_LOOPS, reductions, strict=True)]
+        spatial = zip(SPATIAL_LOOPS, extents, strict=True)
+        reducing = zip(REDUCTION_LOOPS, reductions, strict=True)
+        loops = [Loop.fresh(name, extent, reduction=False) for name, extent in spatial]
+        loops += [Loop.fresh(name, extent, reduction=True) for name, extent in reducing]
         return Schedule(tuple(loops))
 
     @property

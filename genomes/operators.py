@@ -18,6 +18,9 @@ from genomes.presets import legal_presets
 from genomes.sites import Site
 from genomes.transformations import REGISTRY, Phase, phase_of, sample_gene
 
+SCHEDULE_GENES = 24
+"""Schedule genes of one statement: the schedules that the CPU backend proposes have up to 17."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -30,6 +33,7 @@ class Space:
         max_genes: Longest list of domain genes of a site.
         schedules: The schedules worth trying for an unscheduled nest, from the backend; None
             when schedules are no part of the search.
+        max_schedule_genes: Longest list of schedule genes of a site, for each of its statements.
     """
 
     sites: tuple[Site, ...]
@@ -37,6 +41,7 @@ class Space:
     presets: tuple[str, ...] = ()
     max_genes: int = 8
     schedules: Callable[[LoopNest], Sequence[LoopNest]] | None = None
+    max_schedule_genes: int = SCHEDULE_GENES
     _presets: dict[ConvShape, list[tuple[Gene, ...]]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -71,16 +76,21 @@ class Space:
         return self._presets[shape]
 
     def repaired(self, site: Site, genes: Sequence[Gene]) -> tuple[Gene, ...]:
-        """The legal, canonical part of `genes` for `site`.
+        """The legal, canonical part of `genes` for `site`, no longer than the limits.
 
         A schedule of which a part became illegal is dropped as a whole: half of a schedule is
         slower than the backend's default.
         """
         domain, schedule = by_phase(genes)
         result = repair(site.shape, (*domain[: self.max_genes], *schedule))
+        domain, schedule = by_phase(result.genes)
         if any(phase_of(gene) is Phase.SCHEDULE for gene, _ in result.dropped):
-            return by_phase(result.genes)[0]
-        return result.genes
+            return domain
+        return (*domain, *schedule[: self.schedule_limit(site, domain)])
+
+    def schedule_limit(self, site: Site, domain: tuple[Gene, ...]) -> int:
+        """How many schedule genes a site may have after its legal domain genes."""
+        return self.max_schedule_genes * len(replay(site.shape, domain).statements)
 
 
 def by_phase(genes: Sequence[Gene]) -> tuple[tuple[Gene, ...], tuple[Gene, ...]]:
@@ -120,9 +130,12 @@ Operator = Callable[[Space, Genome, Site, random.Random], tuple[Gene, ...]]
 
 def insert(space: Space, genome: Genome, site: Site, rng: random.Random) -> tuple[Gene, ...]:
     """Append a random legal domain gene to a site; its schedule starts anew."""
-    domain, schedule = by_phase(genome.genes(site.name))
+    genes = genome.genes(site.name)
+    domain, _ = by_phase(genes)
+    if len(domain) >= space.max_genes:
+        return genes
     found = sample_gene(replay(site.shape, domain), space.domain_names, rng)
-    return (*domain, *schedule) if found is None else space.repaired(site, (*domain, found[0]))
+    return genes if found is None else space.repaired(site, (*domain, found[0]))
 
 
 def insert_primitive(
@@ -130,20 +143,26 @@ def insert_primitive(
 ) -> tuple[Gene, ...]:
     """Append a random legal schedule gene to a site that has a schedule."""
     genes = genome.genes(site.name)
-    if not by_phase(genes)[1]:
+    domain, schedule = by_phase(genes)
+    if not schedule:
         return reschedule(space, genome, site, rng)
+    if len(schedule) >= space.schedule_limit(site, domain):
+        return genes
     found = sample_gene(replay(site.shape, genes), space.schedule_names, rng)
     return genes if found is None else space.repaired(site, (*genes, found[0]))
 
 
 def reschedule(space: Space, genome: Genome, site: Site, rng: random.Random) -> tuple[Gene, ...]:
     """Give a site one of the schedules that the backend proposes for its nest."""
-    domain, schedule = by_phase(genome.genes(site.name))
+    genes = genome.genes(site.name)
+    domain, _ = by_phase(genes)
     if space.schedules is None:
-        return (*domain, *schedule)
+        return genes
     chosen = rng.choice(space.schedules(replay(site.shape, domain)))
-    genes = (g for s in chosen.statements for g in s.schedule_genes)
-    return space.repaired(site, (*domain, *genes))
+    schedule = [g for s in chosen.statements for g in s.schedule_genes]
+    if len(schedule) > space.schedule_limit(site, domain):
+        return genes
+    return space.repaired(site, (*domain, *schedule))
 
 
 def insert_preset(

@@ -24,6 +24,7 @@ from backends.lowering.plans import Plan, ranked_plans
 from backends.lowering.tiles import MOST_UNROLLED, Tile
 from genomes.gene import Gene, Value
 from genomes.nest import REDUCTION_LOOPS, LoopNest
+from genomes.schedule import Loop
 from genomes.transformations import REGISTRY, Kind, Phase, apply
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class _Writer:
         tile = plan.tile
         outer, inner = self._tiled(tile)
         loops = [*outer, *REDUCTION_LOOPS, *inner]
-        if loops != list(self._extents()):
+        if loops != list(self._loops()):
             self._do("interchange", order=tuple(loops))
         fused = outer[: plan.fused]
         if len(fused) > 1:
@@ -115,9 +116,9 @@ class _Writer:
             self._do("pack", operand="accumulator", lanes=tile.channels)
         if plan.parallel:
             self._do("parallel", loop=outer[0])
-        self._unroll(tile, inner)
         if tile.width > 1:
             self._do("vectorize", loop=inner[-1])
+        self._unroll(inner)
         self._do("decompose_reduction", loop=REDUCTION_LOOPS[0])
         return self._nest
 
@@ -139,7 +140,7 @@ class _Writer:
 
     def _split(self, loop: str, factor: int) -> tuple[list[str], list[str]]:
         """The loop over parts of `factor` iterations and the loop inside, where there are any."""
-        extent = self._extents()[loop]
+        extent = self._loops()[loop].extent
         if factor == extent:
             return [], [loop]
         if factor == 1:
@@ -147,23 +148,24 @@ class _Writer:
         self._do("split", loop=loop, factor=factor)
         return [f"{loop}.0"], [f"{loop}.1"]
 
-    def _unroll(self, tile: Tile, inner: Sequence[str]) -> None:
-        extents = self._extents()
+    def _unroll(self, inner: Sequence[str]) -> None:
+        """Unroll the tile and reduction loops around it, from the inside: no loop is copied."""
+        loops = self._loops()
         copies = 1
-        for loop in inner[: -1 if tile.width > 1 else None]:
-            if extents[loop] > 1:
+        for loop in reversed(inner):
+            if loops[loop].extent > 1 and not loops[loop].mark:
                 self._do("unroll", loop=loop)
-                copies *= extents[loop]
+                copies *= loops[loop].extent
         for loop in reversed(REDUCTION_LOOPS):
-            copies *= extents[loop]
+            copies *= loops[loop].extent
             if copies > MOST_UNROLLED:
                 return
-            if extents[loop] > 1 and loop != "ci":
+            if loops[loop].extent > 1 and loop != "ci":
                 self._do("unroll", loop=loop)
 
-    def _extents(self) -> dict[str, int]:
+    def _loops(self) -> dict[str, Loop]:
         statement = self._nest.statements[self._index]
-        return {x.name: x.extent for x in statement.scheduled(self._nest.shape.batch).loops}
+        return {loop.name: loop for loop in statement.scheduled(self._nest.shape.batch).loops}
 
     def _do(self, op: str, **args: Value) -> None:
         self._nest = apply(self._nest, Gene.of(op, self._index, **args))

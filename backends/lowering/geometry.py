@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from math import ceil, prod
 
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
-from genomes.nest import Loop, LoopNest, Schedule, Statement
+from genomes.nest import LoopNest, Statement
+from genomes.schedule import Loop, Schedule
 
 PARALLEL_ELEMENTS = 16384
 """Smaller copies are not worth waking the other threads for."""
@@ -154,9 +154,7 @@ class StatementForm:
         They are when they are fused: a tile of the fused loop may begin in the middle of a row,
         so in two dimensions it is no box.
         """
-        fusions = (g.arguments["loops"] for g in self.schedule.genes if g.op == "fuse")
-        names = ("+".join(map(str, x)).split("+") for x in fusions if isinstance(x, tuple))
-        return any(("ho", "wo") in pairwise(loops) for loops in names)
+        return self.schedule.flat
 
     @property
     def write_axes(self) -> int:

@@ -1,6 +1,6 @@
 """The transformations: one registry, declared by kind in one module each."""
 
-from genomes.transformations import mapping, neural, program
+from genomes.transformations import mapping, neural, program, stages
 from genomes.transformations.registry import (
     REGISTRY,
     Kind,
@@ -24,4 +24,5 @@ __all__ = [
     "mapping",
     "neural",
     "program",
+    "stages",
 ]

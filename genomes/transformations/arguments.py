@@ -9,7 +9,7 @@ from typing import Protocol
 
 from genomes.errors import require
 from genomes.gene import Value
-from genomes.nest import Loop
+from genomes.schedule import Loop
 
 
 class Argument(Protocol):

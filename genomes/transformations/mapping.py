@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from genomes.errors import require
-from genomes.nest import LoopNest, Schedule
+from genomes.nest import LoopNest
+from genomes.schedule import Schedule
 from genomes.transformations.arguments import LoopName, OneOf
-from genomes.transformations.program import (
-    _mark,
-    _place,
-    _position,
-    _reschedule,
-)
+from genomes.transformations.program import marked, placed, position, rescheduled
 from genomes.transformations.registry import Kind, Phase, transformation
 
 THREAD_AXES = (
@@ -40,19 +36,19 @@ def bind(nest: LoopNest, index: int, loop: str, axis: str) -> LoopNest:
     """
 
     def edit(schedule: Schedule) -> Schedule:
-        at = _position(schedule, loop)
+        at = position(schedule, loop)
         require(not schedule.loops[at].reduction, f"{loop} is a reduction loop")
         mark = f"bind:{axis}"
         taken = [x.name for x in schedule.loops if x.mark == mark]
         require(not taken, f"{axis} is bound to {', '.join(taken)} already")
-        new = _mark(schedule, loop, mark)
+        new = marked(schedule, loop, mark)
         threads = 1
         for x in new.loops:
             threads *= x.extent if x.mark.startswith("bind:threadIdx") else 1
         require(threads <= MAX_THREADS, f"{threads} threads in a block; at most {MAX_THREADS}")
         return new
 
-    return _reschedule(nest, index, edit, "bind", loop=loop, axis=axis)
+    return rescheduled(nest, index, edit, "bind", loop=loop, axis=axis)
 
 
 @transformation(
@@ -76,10 +72,10 @@ def shared_read(nest: LoopNest, index: int, operand: str, loop: str) -> LoopNest
     def edit(schedule: Schedule) -> Schedule:
         blocks = any(x.mark.startswith("bind:blockIdx") for x in schedule.loops)
         require(blocks, "no loop is bound to a block: bind comes before shared_read")
-        at = schedule.loops[_position(schedule, loop)]
+        at = schedule.loops[position(schedule, loop)]
         require(not at.mark.startswith("bind:threadIdx"), f"{loop} is bound to threads")
         unmarked = tuple(replace(x, mark="") if "bind" in x.mark else x for x in schedule.loops)
-        placed = _place(replace(schedule, loops=unmarked), role, loop)
-        return replace(schedule, anchors=placed.anchors)
+        new = placed(replace(schedule, loops=unmarked), role, loop)
+        return replace(schedule, anchors=new.anchors)
 
-    return _reschedule(nest, index, edit, "shared_read", operand=operand, loop=loop)
+    return rescheduled(nest, index, edit, "shared_read", operand=operand, loop=loop)

@@ -10,19 +10,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from genomes.errors import require
-from genomes.nest import Loop, LoopNest, Schedule
-from genomes.transformations.arguments import Count, LoopName, LoopNames, OneOf
+from genomes.errors import IllegalTransformation, require
+from genomes.gene import Gene
+from genomes.nest import LoopNest
+from genomes.schedule import Loop, Schedule
+from genomes.steps import fuse_steps, gap, split_steps
+from genomes.transformations.arguments import Count, LoopName, LoopNames
 from genomes.transformations.registry import Kind, Phase, transformation
 
 MAX_UNROLLED = 512
 MAX_VECTOR = 64
+MAX_COPIED_NESTS = 16
+"""LLVM takes 0.1 s for every copy of a loop nest: 52 copies take 7 s."""
 
 
-def _position(schedule: Schedule, name: str) -> int:
-    for position, loop in enumerate(schedule.loops):
+def position(schedule: Schedule, name: str) -> int:
+    """Where the loop `name` stands, counted from the outermost."""
+    for at, loop in enumerate(schedule.loops):
         if loop.name == name:
-            return position
+            return at
     names = ", ".join(loop.name for loop in schedule.loops)
     require(False, f"there is no loop {name}; the loops are {names}")
     raise AssertionError
@@ -30,19 +36,17 @@ def _position(schedule: Schedule, name: str) -> int:
 
 def _free(schedule: Schedule, name: str) -> Loop:
     """The loop `name`, which must be neither marked nor the place of another stage."""
-    loop = schedule.loops[_position(schedule, name)]
+    loop = schedule.loops[position(schedule, name)]
     require(not loop.mark, f"loop {name} is already marked {loop.mark}")
     for role, anchor in schedule.anchors:
         require(anchor != name, f"loop {name} holds the stage {role}")
     return loop
 
 
-def _reschedule(
+def rescheduled(
     nest: LoopNest, index: int, edit: Callable[[Schedule], Schedule], op: str, **args: object
 ) -> LoopNest:
     """Apply `edit` to a statement's schedule and record the gene that did it."""
-    from genomes.gene import Gene
-
     statement = nest.statements[index]
     old = statement.scheduled(nest.shape.batch)
     gene = Gene.of(op, index, **args)  # type: ignore[arg-type]
@@ -58,36 +62,78 @@ def _split(schedule: Schedule, name: str, factor: int) -> Schedule:
     loop = _free(schedule, name)
     require(factor < loop.extent, f"{factor} is not below the extent {loop.extent} of {name}")
     require(loop.extent % factor == 0, f"{factor} does not divide the extent {loop.extent}")
-    at = _position(schedule, name)
-    outer = replace(loop, name=f"{name}.0", extent=loop.extent // factor)
-    inner = replace(loop, name=f"{name}.1", extent=factor)
+    at = position(schedule, name)
+    outside, inside = split_steps(loop.steps, factor)
+    outer = replace(loop, name=f"{name}.0", extent=loop.extent // factor, steps=outside)
+    inner = replace(loop, name=f"{name}.1", extent=factor, steps=inside)
     return _with_loops(schedule, [*schedule.loops[:at], outer, inner, *schedule.loops[at + 1 :]])
 
 
 def _reorder(schedule: Schedule, order: Sequence[str]) -> Schedule:
     chosen = [_free(schedule, name) for name in order]
-    places = sorted(_position(schedule, name) for name in order)
+    places = sorted(position(schedule, name) for name in order)
     loops = list(schedule.loops)
     for place, loop in zip(places, chosen, strict=True):
         loops[place] = loop
     require(tuple(loops) != schedule.loops, "the loops are in this order already")
     new = _with_loops(schedule, loops)
+    _check_copies(new)
     for role, anchor in schedule.anchors:
         _check_anchor(new, role, anchor)
     return new
 
 
-def _mark(schedule: Schedule, name: str, mark: str) -> Schedule:
-    _free_to_mark(schedule, name)
-    at = _position(schedule, name)
+def marked(schedule: Schedule, name: str, mark: str) -> Schedule:
+    """The schedule with the loop `name`, which has no mark yet, marked."""
+    at = position(schedule, name)
     loops = list(schedule.loops)
+    require(not loops[at].mark, f"loop {name} is already marked {loops[at].mark}")
     loops[at] = replace(loops[at], mark=mark)
     return _with_loops(schedule, loops)
 
 
-def _free_to_mark(schedule: Schedule, name: str) -> None:
-    loop = schedule.loops[_position(schedule, name)]
-    require(not loop.mark, f"loop {name} is already marked {loop.mark}")
+def _check_copies(schedule: Schedule) -> None:
+    """The rule of loops inside unrolled ones: the innermost is compiled copy by copy."""
+    kept = [i for i, x in enumerate(schedule.loops) if not x.mark and x.extent > 1]
+    unrolled = [x for x in schedule.loops[: kept[-1] if kept else 0] if x.mark == "unroll"]
+    copies = prod(x.extent for x in unrolled)
+    if copies > MAX_COPIED_NESTS:
+        names = ", ".join(x.name for x in unrolled)
+        raise IllegalTransformation(
+            f"loop {schedule.loops[kept[-1]].name} inside the unrolled {names} is copied "
+            f"{copies} times, at most {MAX_COPIED_NESTS}; unroll or vectorize it first"
+        )
+
+
+def _check_anchor(schedule: Schedule, role: str, name: str) -> None:
+    """The rules of a stage placed at a loop, for the present order of the loops."""
+    at = position(schedule, name)
+    loop = schedule.loops[at]
+    require(loop.mark in ("", "parallel"), f"loop {name} is {loop.mark}d and holds no stage")
+    around = schedule.loops[:at] if role == "decompose" else schedule.loops[: at + 1]
+    if role in ("decompose", "cache_write"):
+        outer = [x.name for x in around if x.reduction]
+        require(not outer, f"the reduction loop {', '.join(outer)} surrounds the {role} at {name}")
+    if role == "cache_write":
+        inner = schedule.loops[at + 1 :]
+        require(any(x.reduction for x in inner), f"no reduction loop is inside {name}")
+        # The tile is copied to the output as the box around it, with what is not computed yet.
+        left_out = gap([step for x in inner if not x.reduction for step in x.steps])
+        if left_out is not None:
+            raise IllegalTransformation(
+                f"inside {name} the loops take {left_out.extent} steps of {left_out.stride} along "
+                f"{left_out.axis.name} ({left_out.axis.extent}), no box of the output; move the "
+                "inner half of a split loop inside, or write back further out"
+            )
+    inside = [x.name for x in schedule.loops[:at] if x.mark in ("vectorize", "unroll")]
+    require(not inside, f"loop {name} is inside the marked loop {', '.join(inside)}")
+
+
+def placed(schedule: Schedule, role: str, loop: str) -> Schedule:
+    """The schedule with the stage `role` at a loop."""
+    require(schedule.anchor(role) is None, f"the statement has a {role} stage already")
+    _check_anchor(schedule, role, loop)
+    return replace(schedule, anchors=tuple(sorted((*schedule.anchors, (role, loop)))))
 
 
 @transformation(
@@ -106,7 +152,7 @@ def split(nest: LoopNest, index: int, loop: str, factor: int) -> LoopNest:
             S           ->      for i.1 in factor:
                                     S
     """
-    return _reschedule(
+    return rescheduled(
         nest, index, lambda s: _split(s, loop, factor), "split", loop=loop, factor=factor
     )
 
@@ -133,13 +179,13 @@ def tile(nest: LoopNest, index: int, loops: tuple[str, ...], rows: int, columns:
     require(len(loops) == 2, f"tile takes two loops, got {len(loops)}")
 
     def edit(schedule: Schedule) -> Schedule:
-        first, second = (_position(schedule, name) for name in loops)
+        first, second = (position(schedule, name) for name in loops)
         require(second == first + 1, f"{loops[0]} and {loops[1]} are not neighbours")
         schedule = _split(_split(schedule, loops[0], rows), loops[1], columns)
         order = [f"{name}.{half}" for half in (0, 1) for name in loops]
         return _reorder(schedule, order)
 
-    return _reschedule(nest, index, edit, "tile", loops=loops, rows=rows, columns=columns)
+    return rescheduled(nest, index, edit, "tile", loops=loops, rows=rows, columns=columns)
 
 
 @transformation(
@@ -157,7 +203,7 @@ def interchange(nest: LoopNest, index: int, order: tuple[str, ...]) -> LoopNest:
             for j in M:     ->      for i in N:
                 S                       S
     """
-    return _reschedule(nest, index, lambda s: _reorder(s, order), "interchange", order=order)
+    return rescheduled(nest, index, lambda s: _reorder(s, order), "interchange", order=order)
 
 
 @transformation(
@@ -178,7 +224,7 @@ def fuse(nest: LoopNest, index: int, loops: tuple[str, ...]) -> LoopNest:
 
     def edit(schedule: Schedule) -> Schedule:
         chosen = [_free(schedule, name) for name in loops]
-        first = _position(schedule, loops[0])
+        first = position(schedule, loops[0])
         window = [loop.name for loop in schedule.loops[first : first + len(loops)]]
         require(window == list(loops), f"{', '.join(loops)} are not neighbours in this order")
         require(
@@ -186,11 +232,12 @@ def fuse(nest: LoopNest, index: int, loops: tuple[str, ...]) -> LoopNest:
             "a reduction loop cannot be fused with a spatial one",
         )
         extent = prod(loop.extent for loop in chosen)
-        fused = Loop("+".join(loops), extent, chosen[0].reduction)
+        steps = fuse_steps(step for loop in chosen for step in loop.steps)
+        fused = Loop("+".join(loops), extent, chosen[0].reduction, steps=steps)
         rest = schedule.loops[first + len(loops) :]
         return _with_loops(schedule, [*schedule.loops[:first], fused, *rest])
 
-    return _reschedule(nest, index, edit, "fuse", loops=loops)
+    return rescheduled(nest, index, edit, "fuse", loops=loops)
 
 
 @transformation(
@@ -209,12 +256,13 @@ def unroll(nest: LoopNest, index: int, loop: str) -> LoopNest:
     """
 
     def edit(schedule: Schedule) -> Schedule:
-        new = _mark(schedule, loop, "unroll")
+        new = marked(schedule, loop, "unroll")
         copies = prod(x.extent for x in new.loops if x.mark == "unroll")
         require(copies <= MAX_UNROLLED, f"{copies} unrolled copies; at most {MAX_UNROLLED}")
+        _check_copies(new)
         return new
 
-    return _reschedule(nest, index, edit, "unroll", loop=loop)
+    return rescheduled(nest, index, edit, "unroll", loop=loop)
 
 
 @transformation(
@@ -234,7 +282,7 @@ def vectorize(nest: LoopNest, index: int, loop: str) -> LoopNest:
 
     def edit(schedule: Schedule) -> Schedule:
         innermost = schedule.loops[-1]
-        _position(schedule, loop)
+        position(schedule, loop)
         require(innermost.name == loop, f"{loop} is not the innermost loop ({innermost.name} is)")
         require(not innermost.reduction, f"{loop} is a reduction loop")
         require(
@@ -243,9 +291,9 @@ def vectorize(nest: LoopNest, index: int, loop: str) -> LoopNest:
         )
         for role, anchor in schedule.anchors:
             require(anchor != loop, f"loop {loop} holds the stage {role}")
-        return _mark(schedule, loop, "vectorize")
+        return marked(schedule, loop, "vectorize")
 
-    return _reschedule(nest, index, edit, "vectorize", loop=loop)
+    return rescheduled(nest, index, edit, "vectorize", loop=loop)
 
 
 @transformation(
@@ -264,146 +312,9 @@ def parallel(nest: LoopNest, index: int, loop: str) -> LoopNest:
     """
 
     def edit(schedule: Schedule) -> Schedule:
-        at = _position(schedule, loop)
+        at = position(schedule, loop)
         require(at == 0, f"{loop} is not the outermost loop ({schedule.loops[0].name} is)")
         require(not schedule.loops[0].reduction, f"{loop} is a reduction loop")
-        return _mark(schedule, loop, "parallel")
+        return marked(schedule, loop, "parallel")
 
-    return _reschedule(nest, index, edit, "parallel", loop=loop)
-
-
-def _check_anchor(schedule: Schedule, role: str, name: str) -> None:
-    """The rules of a stage placed at a loop, for the present order of the loops."""
-    at = _position(schedule, name)
-    loop = schedule.loops[at]
-    require(loop.mark in ("", "parallel"), f"loop {name} is {loop.mark}d and holds no stage")
-    around = schedule.loops[:at] if role == "decompose" else schedule.loops[: at + 1]
-    if role in ("decompose", "cache_write"):
-        outer = [x.name for x in around if x.reduction]
-        require(not outer, f"the reduction loop {', '.join(outer)} surrounds the {role} at {name}")
-    if role == "cache_write":
-        inner = schedule.loops[at + 1 :]
-        require(any(x.reduction for x in inner), f"no reduction loop is inside {name}")
-    inside = [x.name for x in schedule.loops[:at] if x.mark in ("vectorize", "unroll")]
-    require(not inside, f"loop {name} is inside the marked loop {', '.join(inside)}")
-
-
-def _place(schedule: Schedule, role: str, loop: str) -> Schedule:
-    require(schedule.anchor(role) is None, f"the statement has a {role} stage already")
-    _check_anchor(schedule, role, loop)
-    return replace(schedule, anchors=tuple(sorted((*schedule.anchors, (role, loop)))))
-
-
-@transformation(
-    kind=Kind.PROGRAM,
-    phase=Phase.SCHEDULE,
-    primitive="Schedule.cache_write, Schedule.reverse_compute_at",
-    also_called=("register blocking", "accumulator", "write-back at a loop"),
-    loop=LoopName(),
-)
-def cache_write(nest: LoopNest, index: int, loop: str) -> LoopNest:
-    """Accumulate into a local buffer that is written back inside `loop`.
-
-    rewrite:
-        for i in N:                     for i in N:
-            for j in M:                     for j in M:
-                for k in K:         ->          for k in K:
-                    O[i, j] += ...                  A[j] += ...
-                                            for j in M:
-                                                O[i, j] = A[j]
-    """
-    return _reschedule(
-        nest, index, lambda s: _place(s, "cache_write", loop), "cache_write", loop=loop
-    )
-
-
-@transformation(
-    kind=Kind.PROGRAM,
-    phase=Phase.SCHEDULE,
-    primitive="Schedule.cache_read, Schedule.compute_at",
-    also_called=("prefetch (paper)", "cache_read (TVM)", "stage_mem (Exo)"),
-    operand=OneOf(("input", "weight")),
-    loop=LoopName(),
-)
-def prefetch(nest: LoopNest, index: int, operand: str, loop: str) -> LoopNest:
-    """Copy the part of an operand that one iteration of `loop` needs into a local buffer.
-
-    rewrite:
-        for i in N:             for i in N:
-            S(I[...])       ->      L = I[the part that is needed]
-                                    S(L[...])
-    """
-    role = f"prefetch:{operand}"
-    return _reschedule(
-        nest, index, lambda s: _place(s, role, loop), "prefetch", operand=operand, loop=loop
-    )
-
-
-@transformation(
-    kind=Kind.PROGRAM,
-    phase=Phase.SCHEDULE,
-    primitive="Schedule.compute_at of the padding stage",
-    also_called=("compute_at (Halide, TVM)", "fuse_at (Exo)"),
-    loop=LoopName(),
-)
-def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
-    """Compute the padded input inside `loop`, instead of all of it beforehand.
-
-    rewrite:
-        for y, x:                       for i in N:
-            P[y, x] = pad(I)                for y, x that iteration i needs:
-        for i in N:                 ->          P[y, x] = pad(I)
-            S(P[...])                       S(P[...])
-    """
-    shape = nest.shape
-    require(any(shape.padding), "the convolution has no padding: nothing is computed before it")
-    return _reschedule(nest, index, lambda s: _place(s, "pad", loop), "compute_at", loop=loop)
-
-
-@transformation(
-    kind=Kind.PROGRAM,
-    phase=Phase.SCHEDULE,
-    primitive="packed weight argument; Schedule.transform_layout of the accumulator",
-    also_called=("OIHW[i]o", "NCHW[x]c", "layout transformation"),
-    operand=OneOf(("weight", "accumulator")),
-    lanes=Count((4, 8, 16, 32)),
-)
-def pack(nest: LoopNest, index: int, operand: str, lanes: int) -> LoopNest:
-    """Store an operand with `lanes` neighbouring output channels innermost.
-
-    weight: packed once, outside the kernel. accumulator: needs `cache_write`.
-
-    rewrite:
-        W[co, ci, kh, kw]   ->  W[co / lanes, ci, kh, kw, co % lanes]
-    """
-    s = nest.statements[index]
-    require(s.kept_co % lanes == 0, f"{lanes} lanes do not divide {s.kept_co} output channels")
-
-    def edit(schedule: Schedule) -> Schedule:
-        require(not schedule.lanes(operand), f"the {operand} is packed already")
-        if operand == "accumulator":
-            placed = schedule.anchor("cache_write") is not None
-            require(placed, "there is no accumulator: cache_write comes first")
-        return replace(schedule, packs=tuple(sorted((*schedule.packs, (operand, lanes)))))
-
-    return _reschedule(nest, index, edit, "pack", operand=operand, lanes=lanes)
-
-
-@transformation(
-    kind=Kind.PROGRAM,
-    phase=Phase.SCHEDULE,
-    primitive="Schedule.decompose_reduction",
-    also_called=("fission of the initialisation",),
-    loop=LoopName(),
-)
-def decompose_reduction(nest: LoopNest, index: int, loop: str) -> LoopNest:
-    """Initialise the output in a nest of its own, just before `loop`.
-
-    rewrite:
-        for k in K:                     O = 0
-            if k == 0: O = 0        ->  for k in K:
-            O += ...                        O += ...
-    """
-    return _reschedule(
-        nest, index, lambda s: _place(s, "decompose", loop), "decompose_reduction", loop=loop
-    )
+    return rescheduled(nest, index, edit, "parallel", loop=loop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from genomes import operators
 from genomes.gene import Gene
 from genomes.genome import Genome, repair, replay
 from genomes.nest import ConvShape, LoopNest
-from genomes.operators import Space
+from genomes.operators import Space, by_phase
 from genomes.presets import PRESETS
 from genomes.sites import Site
 from genomes.transformations import REGISTRY, Kind, apply
@@ -63,6 +64,43 @@ def test_mutation_and_mating_stay_legal_and_canonical(seed: int) -> None:
         second = operators.mutate(SPACE, second, rng)
         check(first)
         check(second)
+
+
+NARROW = replace(SPACE, max_genes=2, max_schedule_genes=3)
+
+
+@given(seeds)
+def test_genes_of_a_site_stay_within_the_limits(seed: int) -> None:
+    rng = random.Random(seed)
+    parents = [operators.random_genome(NARROW, rng, 0.9) for _ in range(2)]
+    for _ in range(6):
+        parents = [operators.mutate(NARROW, g, rng, changes=6) for g in parents]
+        parents = list(operators.mate(NARROW, *parents, rng))
+        for site in SITES:
+            for genome in parents:
+                domain, schedule = by_phase(genome.genes(site.name))
+                statements = len(replay(site.shape, domain).statements)
+                assert len(domain) <= 2
+                assert len(schedule) <= 3 * statements
+
+
+def test_at_the_limits_nothing_is_inserted_and_crossover_trims() -> None:
+    site, rng = SITES[1], random.Random(2)
+    schedule = tuple(Gene.of("unroll", loop=loop) for loop in ("kw", "kh"))
+    packed = (Gene.of("pack", operand="weight", lanes=4),)
+    domain = tuple(Gene.of("bottleneck", loop=loop, factor=2) for loop in ("ci", "co"))
+    full = Genome.of({"a": (*domain, *schedule, *packed)})
+    for operator in (operators.insert, operators.insert_primitive):
+        for _ in range(20):
+            assert operator(NARROW, full, site, rng) == full.genes("a")
+    split = Gene.of("split", loop="wo", factor=2)
+    assert NARROW.repaired(site, (*domain, *schedule, *packed, split)) == full.genes("a")
+
+
+def test_a_proposed_schedule_beyond_the_limit_is_not_taken() -> None:
+    narrow = replace(SPACE, max_schedule_genes=0)
+    assert operators.reschedule(narrow, Genome(), SITES[1], random.Random(0)) == ()
+    assert operators.reschedule(SPACE, Genome(), SITES[1], random.Random(0)) != ()
 
 
 @given(seeds)

@@ -9,7 +9,8 @@ import pytest
 from genomes.errors import IllegalTransformation
 from genomes.gene import Gene
 from genomes.genome import replay
-from genomes.nest import ConvShape, Schedule
+from genomes.nest import ConvShape
+from genomes.schedule import Schedule
 
 SHAPE = ConvShape(1, 16, 32, (8, 8), (3, 3), padding=(1, 1, 1, 1))
 
@@ -50,7 +51,22 @@ ILLEGAL = {
     "fuse strangers": ([Gene.of("fuse", loops=("co", "wo"))], "not neighbours in this order"),
     "fuse backwards": ([Gene.of("fuse", loops=("ho", "co"))], "not neighbours in this order"),
     "fuse kinds": ([Gene.of("fuse", loops=("wo", "ci"))], "cannot be fused with a spatial one"),
-    "unroll too much": ([on("unroll", "ci"), on("unroll", "wo"), on("unroll", "ho")], "at most"),
+    "unroll too much": (
+        [on("unroll", loop) for loop in ("kw", "kh", "ci", "wo")],
+        "1152 unrolled copies; at most 512",
+    ),
+    "unroll around loops": (
+        [on("unroll", "kh"), on("unroll", "ho")],
+        "loop kw inside the unrolled ho, kh is copied 24 times, at most 16",
+    ),
+    "put a loop into unrolled ones": (
+        [
+            order("co", "ho", "wo", "ci", "kh", "kw", "n"),
+            *(on("unroll", loop) for loop in ("kw", "kh", "ci")),
+            order("n", "wo"),
+        ],
+        "loop wo inside the unrolled ci, kh, kw is copied 144 times, at most 16",
+    ),
     "vectorize outside": ([on("vectorize", "wo")], "wo is not the innermost loop"),
     "vectorize a reduction": ([on("vectorize", "kw")], "kw is a reduction loop"),
     "vectorize too long": (
@@ -71,6 +87,18 @@ ILLEGAL = {
     "write back outside no reduction": (
         [order("ci", "kh", "kw", "n", "co", "ho", "wo"), on("cache_write", "n")],
         "surrounds the cache_write",
+    ),
+    "write back a strided tile": (
+        [split("ho", 2), order("ho.1", "ho.0"), on("cache_write", "ho.1")],
+        r"inside ho.1 the loops take 4 steps of 2 along ho \(8\), no box of the output",
+    ),
+    "write back a part of fused loops": (
+        [Gene.of("fuse", loops=("co", "ho")), split("co+ho", 4), on("cache_write", "co+ho.0")],
+        r"inside co\+ho.0 the loops take 4 steps of 1 along co x ho \(256\), no box",
+    ),
+    "reorder a tile that is written back": (
+        [split("ho", 2), on("cache_write", "co"), order("ho.1", "n")],
+        r"inside co the loops take 4 steps of 2 along ho \(8\), no box",
     ),
     "initialise in a reduction": (
         [on("decompose_reduction", "kh")],
@@ -164,6 +192,20 @@ def test_hand_schedule_is_legal() -> None:
         "unroll",
         "vectorize",
     ]
+
+
+def test_only_what_is_unrolled_outside_a_loop_copies_it() -> None:
+    inside_first = (order("ci", "kh", "kw", "co", "wo"), on("unroll", "wo"), on("unroll", "co"))
+    assert [x.name for x in scheduled(*inside_first).loops if x.mark] == ["co", "wo"]
+    with pytest.raises(IllegalTransformation, match="loop wo inside the unrolled co is copied 32"):
+        scheduled(inside_first[0], on("unroll", "co"))
+
+
+def test_a_tile_of_fused_rows_and_columns_is_written_back() -> None:
+    flat = (Gene.of("fuse", loops=("ho", "wo")), split("ho+wo", 4))
+    assert scheduled(*flat, on("cache_write", "ho+wo.0")).flat
+    rows = (split("ho", 2), split("wo", 4), order("ho.0", "wo.0", "ho.1", "wo.1"))
+    assert scheduled(*rows, on("cache_write", "wo.0")).anchor("cache_write") == "wo.0"
 
 
 def test_tile_is_two_splits_and_an_interchange() -> None:

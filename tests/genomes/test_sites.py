@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from genomes.errors import ModelError
 from genomes.gene import Gene
 from genomes.genome import Genome
 from genomes.modules import SiteConv2d
+from genomes.nest import ConvShape, LoopNest
 from genomes.sites import find_sites, transform
 
 GROUP = Gene.of("group", over="co", groups=2, layout="block")
@@ -89,6 +93,67 @@ def test_asymmetric_same_padding() -> None:
     new = transform(model, find_sites(model, (1, 3, 8, 8)), Genome.of({"0": (SPLIT,)}))
     x = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(new(x), model(x))
+
+
+GEOMETRY = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
+
+
+class Reads(nn.Module):
+    """Its forward pass asks a convolution for its geometry."""
+
+    def __init__(self, **changes: object) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, (3, 5), **{"padding": 2, "stride": (2, 1), **changes})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv = self.conv
+        scale = conv.kernel_size[0] * conv.kernel_size[1] * conv.in_channels // conv.groups
+        rows, columns = conv.stride
+        skip = x[:, :, ::rows, ::columns].mean(dim=(1, 2, 3), keepdim=True)
+        return self.conv(x) / scale + skip.expand(-1, conv.out_channels, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"groups": 2, "dilation": (1, 2), "padding_mode": "reflect"},
+        {"padding": "same", "stride": 1},
+        {"padding": (0, 3)},
+    ],
+    ids=str,
+)
+def test_a_network_may_read_the_geometry_of_a_site(changes: dict[str, object]) -> None:
+    model = Reads(**changes).eval()
+    sites = find_sites(model, (1, 4, 9, 9))
+    new = transform(model, sites, Genome.of({"conv": (SPLIT,)}))
+    assert isinstance(new.conv, SiteConv2d)
+    for name in GEOMETRY:
+        assert getattr(new.conv, name) == getattr(model.conv, name)
+        with pytest.raises(AttributeError):
+            setattr(new.conv, name, 1)
+    x = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(new(x), model(x))
+    torch.testing.assert_close(torch.export.export(new, (x,)).module()(x), model(x))
+    again = copy.deepcopy(new)
+    assert again.conv.padding == model.conv.padding
+    assert list(again.state_dict()) == ["conv.bias", "conv.weights.0", "conv.weights.1"]
+
+
+def test_a_module_made_of_a_nest_alone_has_the_geometry_of_its_shape() -> None:
+    shape = ConvShape(1, 4, 8, (9, 9), (3, 2), padding=(1, 1, 0, 1))
+    assert SiteConv2d(LoopNest.fresh(shape)).padding == "same"
+    even = replace(shape, padding=(1, 1, 0, 0))
+    assert SiteConv2d(LoopNest.fresh(even)).padding == (1, 0)
 
 
 def test_why_a_convolution_is_not_a_site() -> None:

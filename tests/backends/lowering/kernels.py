@@ -42,17 +42,18 @@ def after(nest: LoopNest, *genes: Gene) -> LoopNest:
     return nest
 
 
-def check(nest: LoopNest) -> None:
+def check(nest: LoopNest, seed: int = 0) -> None:
     """The kernel of `nest`, with random weights, agrees with the module."""
     import tvm
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     module = SiteConv2d(nest)
     if module.bias is not None:
         torch.nn.init.normal_(module.bias)
     x = torch.randn(nest.shape.input_shape)
     with torch.no_grad():
         expected = module(x).numpy()
+    assert expected.shape == nest.shape.output_shape
     kernel = build_kernel(nest, TARGET)
     weights = [w.detach().numpy() for w in module.weights]
     bias = None if module.bias is None else module.bias.detach().numpy()

@@ -5,6 +5,7 @@ import pytest
 from backends.lowering import default_schedule, schedule_candidates
 from backends.lowering.geometry import statement_forms
 from backends.lowering.tiles import Tile, tiles
+from genomes.operators import SCHEDULE_GENES
 from genomes.transformations import apply
 from tests.backends.lowering.kernels import AVX2, AVX512, NEON, after, check, conv, gene
 
@@ -57,6 +58,7 @@ def test_candidates_are_distinct_and_the_default_is_the_first(name, cpu):
     assert 1 <= len(candidates) <= 12
     assert len({c.key for c in candidates}) == len(candidates)
     for candidate in candidates:
+        assert len(candidate.statements[0].schedule_genes) < SCHEDULE_GENES
         replayed = nest
         for g in candidate.statements[0].schedule_genes:
             replayed = apply(replayed, g)

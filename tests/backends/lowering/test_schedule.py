@@ -97,25 +97,6 @@ def test_the_message_names_the_statement():
         lower(LoopNest(parts.shape, (first, second)))
 
 
-def test_unrolling_around_loops_is_bounded():
-    unrolled = after(conv(4, 8, (6, 17)), gene("unroll", loop="wo"))
-    with pytest.raises(LoweringError, match="copied 17 times, at most 16"):
-        lower(unrolled)
-    inside = gene("interchange", order=("ci", "kh", "kw", "wo"))
-    check(after(conv(4, 8, (6, 17)), inside, gene("unroll", loop="wo")))
-
-
-def test_a_write_back_of_unfinished_elements_is_refused():
-    strided = after(
-        SMALL,
-        gene("split", loop="ho", factor=2),
-        gene("interchange", order=("ho.1", "ho.0")),
-        gene("cache_write", loop="ho.1"),
-    )
-    with pytest.raises(LoweringError, match=r"cache_write\(loop=ho.1\) does not lower: what is"):
-        lower(strided)
-
-
 @pytest.mark.parametrize(
     ("pad", "fetch"), [("ho", "co"), ("co", "ho"), ("ho", "ho"), ("kh", "ci")]
 )

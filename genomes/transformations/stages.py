@@ -1,0 +1,130 @@
+"""Program transformations: stages placed at a loop of one statement, and packed layouts.
+
+They keep the set of iterations, as those of `program` do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from genomes.errors import require
+from genomes.nest import LoopNest
+from genomes.schedule import Schedule
+from genomes.transformations.arguments import Count, LoopName, OneOf
+from genomes.transformations.program import placed, rescheduled
+from genomes.transformations.registry import Kind, Phase, transformation
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.cache_write, Schedule.reverse_compute_at",
+    also_called=("register blocking", "accumulator", "write-back at a loop"),
+    loop=LoopName(),
+)
+def cache_write(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Accumulate into a local buffer that is written back inside `loop`.
+
+    rewrite:
+        for i in N:                     for i in N:
+            for j in M:                     for j in M:
+                for k in K:         ->          for k in K:
+                    O[i, j] += ...                  A[j] += ...
+                                            for j in M:
+                                                O[i, j] = A[j]
+    """
+    return rescheduled(
+        nest, index, lambda s: placed(s, "cache_write", loop), "cache_write", loop=loop
+    )
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.cache_read, Schedule.compute_at",
+    also_called=("prefetch (paper)", "cache_read (TVM)", "stage_mem (Exo)"),
+    operand=OneOf(("input", "weight")),
+    loop=LoopName(),
+)
+def prefetch(nest: LoopNest, index: int, operand: str, loop: str) -> LoopNest:
+    """Copy the part of an operand that one iteration of `loop` needs into a local buffer.
+
+    rewrite:
+        for i in N:             for i in N:
+            S(I[...])       ->      L = I[the part that is needed]
+                                    S(L[...])
+    """
+    role = f"prefetch:{operand}"
+    return rescheduled(
+        nest, index, lambda s: placed(s, role, loop), "prefetch", operand=operand, loop=loop
+    )
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.compute_at of the padding stage",
+    also_called=("compute_at (Halide, TVM)", "fuse_at (Exo)"),
+    loop=LoopName(),
+)
+def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Compute the padded input inside `loop`, instead of all of it beforehand.
+
+    rewrite:
+        for y, x:                       for i in N:
+            P[y, x] = pad(I)                for y, x that iteration i needs:
+        for i in N:                 ->          P[y, x] = pad(I)
+            S(P[...])                       S(P[...])
+    """
+    shape = nest.shape
+    require(any(shape.padding), "the convolution has no padding: nothing is computed before it")
+    return rescheduled(nest, index, lambda s: placed(s, "pad", loop), "compute_at", loop=loop)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="packed weight argument; Schedule.transform_layout of the accumulator",
+    also_called=("OIHW[i]o", "NCHW[x]c", "layout transformation"),
+    operand=OneOf(("weight", "accumulator")),
+    lanes=Count((4, 8, 16, 32)),
+)
+def pack(nest: LoopNest, index: int, operand: str, lanes: int) -> LoopNest:
+    """Store an operand with `lanes` neighbouring output channels innermost.
+
+    weight: packed once, outside the kernel. accumulator: needs `cache_write`.
+
+    rewrite:
+        W[co, ci, kh, kw]   ->  W[co / lanes, ci, kh, kw, co % lanes]
+    """
+    s = nest.statements[index]
+    require(s.kept_co % lanes == 0, f"{lanes} lanes do not divide {s.kept_co} output channels")
+
+    def edit(schedule: Schedule) -> Schedule:
+        require(not schedule.lanes(operand), f"the {operand} is packed already")
+        if operand == "accumulator":
+            there = schedule.anchor("cache_write") is not None
+            require(there, "there is no accumulator: cache_write comes first")
+        return replace(schedule, packs=tuple(sorted((*schedule.packs, (operand, lanes)))))
+
+    return rescheduled(nest, index, edit, "pack", operand=operand, lanes=lanes)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.decompose_reduction",
+    also_called=("fission of the initialisation",),
+    loop=LoopName(),
+)
+def decompose_reduction(nest: LoopNest, index: int, loop: str) -> LoopNest:
+    """Initialise the output in a nest of its own, just before `loop`.
+
+    rewrite:
+        for k in K:                     O = 0
+            if k == 0: O = 0        ->  for k in K:
+            O += ...                        O += ...
+    """
+    return rescheduled(
+        nest, index, lambda s: placed(s, "decompose", loop), "decompose_reduction", loop=loop
+    )
