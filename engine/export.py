@@ -13,10 +13,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
+
+_SCOPE = re.compile(rb"\[[\d:]+\] \S+/executable\.cc:\d+: Warning: Scope Saving:\n?")
+"""What TVM prints for every constant that it saves; it has no switch for that."""
 
 _FACTORY = '''"""The network found by LoopGene's run {run}."""
 
@@ -57,7 +62,9 @@ if __name__ == "__main__":
     print(network().eval()(torch.zeros({shape!r})))
 '''
 
-_LOADER = '''"""Run the compiled network; needs apache-tvm and numpy only."""
+_LOADER = '''"""Run the compiled network; needs apache-tvm and numpy only.
+
+TVM prints "Warning: Scope Loaded:" for every constant; nothing is wrong."""
 
 from pathlib import Path
 
@@ -223,8 +230,23 @@ def _write_library(
         target.features.lanes,
     )
     deviation = relative_error(compiled(x.numpy()), expected.numpy())
-    compiled.export_library(path)
+    with _quiet_scopes():
+        compiled.export_library(path)
     return deviation
+
+
+@contextmanager
+def _quiet_scopes() -> Iterator[None]:
+    """Keep `_SCOPE` off the standard error; all else comes through, at the end of the block."""
+    # TVM writes from C++: nothing but the file descriptor can be redirected.
+    with os.fdopen(os.dup(2), "wb") as stderr, tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
+            written.seek(0)
+            stderr.write(_SCOPE.sub(b"", written.read()))
 
 
 def _check(deviations: Mapping[str, float]) -> None:

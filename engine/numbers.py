@@ -7,9 +7,13 @@ def time_text(seconds: float | None) -> str:
     """A latency with its unit, three significant digits; "-" when it is unknown."""
     if seconds is None:
         return "-"
-    value, unit = (seconds * 1e3, "ms") if seconds >= 1e-3 else (seconds * 1e6, "us")
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f} {unit}"
+    for scale, unit in ((1e6, "us"), (1e3, "ms"), (1.0, "s")):
+        for digits, limit in ((2, 10), (1, 100), (0, 1000)):
+            text = f"{seconds * scale:.{digits}f}"
+            # The rounded number decides: 9.999 has one decimal, as 10.0.
+            if float(text) < limit:
+                return f"{text} {unit}"
+    return f"{float(f'{seconds:.3g}'):.0f} s"
 
 
 def span_text(seconds: float) -> str:

@@ -28,6 +28,8 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
     if problems:
         raise ConfigError("\n  ".join(["unknown names", *problems] if problems[1:] else problems))
     _check_backend_options(config)
+    if config.model.weights is not None:
+        _check_path("model.weights", config.model.weights)
     return config.model_copy(update={"data": _located(config.data)})
 
 
@@ -87,6 +89,12 @@ def _located(data: DataConfig) -> DataConfig:
                 f"data.path: the kind {data.kind!r} needs a path; give data.path, or set the "
                 f"environment variable {DATA_VARIABLE}"
             )
-    if path is not None and not path.exists():
-        raise ConfigError(f"data.path: {path} does not exist")
+    if path is not None:
+        _check_path("data.path", path)
     return data.model_copy(update={"path": path})
+
+
+def _check_path(field: str, path: Path) -> None:
+    if not path.exists():
+        where = "" if path.is_absolute() else f" in the current directory, {Path.cwd()}"
+        raise ConfigError(f"{field}: {path} does not exist{where}")

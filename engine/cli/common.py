@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 HOME = Path("loopgene-runs")
-STORE = "mlflow.db"
-"""The MLflow store in the folder of the run folders."""
-
 WIDE = 180
 """Columns of a table in a log file or a pipe, where there is no edge to fit."""
 

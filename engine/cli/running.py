@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from engine.cli.common import STORE, console, elsewhere, terminable, waiting
+from engine.cli.common import console, elsewhere, terminable, waiting
 from genomes.errors import LoopGeneError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
     from engine.runs import RunDir, State, write_atomic
     from engine.search import run_experiment
     from engine.tracking import create_tracker
+    from engine.tracking.safe import uninterrupted
 
     resume = run_dir is not None
     if run_dir is None:
@@ -206,16 +207,20 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
         try:
             with progress:
                 result = run_experiment(experiment, run_dir.path, tracker, notes, resume)
+            publish(run_dir.path, tracker)
         except KeyboardInterrupt:
-            run_dir.update(state=State.INTERRUPTED)
-            typer.echo(f"interrupted {_after(run_dir)}; go on with: {again}", err=True)
+            # A second Ctrl-C, or the second signal that `timeout` sends, changes nothing.
+            with uninterrupted():
+                run_dir.update(state=State.INTERRUPTED)
+                typer.echo(f"interrupted {_after(run_dir)}; go on with: {again}", err=True)
+                # The search has told it so, unless it was at its end or behind it.
+                tracker.finish(State.INTERRUPTED, {})
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             run_dir.update(state=State.FAILED, message=_one_line(error))
             raise
         run_dir.update(state=State(result.state), message=result.reason)
-        publish(run_dir.path, tracker)
-    _report(run_dir, experiment.home, result.record)
+    _report(run_dir, experiment, result.record)
     if result.state == State.STOPPED:
         typer.echo(f"to go on:     {again}, with a larger limit")
 
@@ -248,7 +253,7 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, LoopGeneError) else f"{type(error).__name__}: {text}"
 
 
-def _report(run_dir: RunDir, home: Path, record: Mapping[str, Any]) -> None:
+def _report(run_dir: RunDir, experiment: ExperimentConfig, record: Mapping[str, Any]) -> None:
     """What came out, and what to do with it."""
     from engine.cli.showing import figures, headline
 
@@ -256,8 +261,10 @@ def _report(run_dir: RunDir, home: Path, record: Mapping[str, Any]) -> None:
     for line in headline(record):
         out.print(line, soft_wrap=True)
     out.print(figures(record))
-    at = elsewhere(home)
+    at = elsewhere(experiment.home)
     out.print(f"site by site: loopgene show {run_dir.name}{at}", soft_wrap=True)
     out.print(f"to use it:    loopgene export {run_dir.name}{at}", soft_wrap=True)
-    if (home / STORE).is_file():
-        out.print(f"in MLflow:    loopgene ui{at}", soft_wrap=True)
+    tracking = experiment.tracking
+    if tracking.mlflow and run_dir.state().mlflow_run_id is not None:
+        which = f" {run_dir.name}" if tracking.uri else ""
+        out.print(f"in MLflow:    loopgene ui{which}{at}", soft_wrap=True)

@@ -47,7 +47,26 @@ def runs(home: HomeOption = HOME) -> None:
         table.add_column(column, justify="right")
     for run in found:
         table.add_row(run.name, *_row(run))
-    console().print(table)
+    out = console()
+    out.print(table)
+    interrupted = [run for run in found if _is_interrupted(run)]
+    if interrupted:
+        last = interrupted[-1]
+        out.print(f"{last.name} was interrupted; go on with: {_again(last)}", soft_wrap=True)
+
+
+def _again(run: RunDir) -> str:
+    """The command that resumes a run."""
+    return f"loopgene run {run.config_path} --resume {run.name}"
+
+
+def _is_interrupted(run: RunDir) -> bool:
+    from engine.runs import State
+
+    try:
+        return run.state().displayed is State.INTERRUPTED
+    except LoopGeneError:
+        return False
 
 
 def _row(run: RunDir) -> list[str]:
@@ -91,7 +110,7 @@ def show(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"{found.result_path} is damaged ({type(error).__name__}: {error}); write it again "
-            f"with: loopgene run {found.config_path} --resume {found.name}"
+            f"with: {_again(found)}"
         ) from error
     out = console()
     for part in parts:

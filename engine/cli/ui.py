@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.common import HOME, STORE, HomeOption, terminable
+from engine.cli.common import HOME, HomeOption, terminable
+
+if TYPE_CHECKING:
+    from engine.runs import RunDir
 
 HOST = "127.0.0.1"
 PAGE = "/#/experiments?workflowType=machine_learning"
@@ -24,20 +27,54 @@ JOBS_OFF = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def ui(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="A run: its name, a beginning of it, or `latest`; shows the store of its "
+            "`tracking.uri`. Without it, the store of the home.",
+            metavar="RUN",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = HOME,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
 ) -> None:
     """Browse the searches in MLflow: metrics by generation, plots, finalists."""
-    from engine.runs import RunError
-    from engine.tracking.mlflow_store import ENVIRONMENT
+    from engine.runs import RunError, find_run
+    from engine.tracking.mlflow_store import ENVIRONMENT, default_uri, sqlite_file
 
-    store = (home / STORE).absolute()
-    if not store.is_file():
+    if run is None:
+        uri = default_uri(home)
+    else:
+        found = find_run(home, run)
+        home, uri = found.path.parent, _uri_of(found)
+    if uri.startswith(("http://", "https://")):
+        typer.echo(f"the MLflow server has its own pages; open in the browser: {uri}")
+        return
+    file = sqlite_file(uri)
+    if file is not None and not file.is_file():
         raise RunError(
-            f"there is no MLflow store in {home} yet; it is written by: loopgene run CONFIG"
+            f"there is no MLflow store {file} yet; it is written by: loopgene run CONFIG"
+            + ("; where that sets tracking.uri: loopgene ui RUN" if run is None else "")
         )
+    store = file or f"the store of {run}"
     typer.echo(f"MLflow shows {store} at http://{HOST}:{port}{PAGE} (Ctrl-C ends it)")
-    raise typer.Exit(serve(command(store, port), {**ENVIRONMENT, **JOBS_OFF, **os.environ}))
+    raise typer.Exit(serve(command(uri, home, port), {**ENVIRONMENT, **JOBS_OFF, **os.environ}))
+
+
+def _uri_of(run: RunDir) -> str:
+    """The tracking URI of a run.
+
+    Raises:
+        RunError: It is not tracked.
+    """
+    from engine.runs import RunError
+    from engine.tracking.mlflow_store import default_uri
+
+    tracking = run.config().tracking
+    if not tracking.mlflow:
+        raise RunError(f"run {run.name} is not in MLflow: its tracking.mlflow is false")
+    return tracking.uri or default_uri(run.path.parent)
 
 
 def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -59,14 +96,18 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
             process.wait()
 
 
-def command(store: Path, port: int) -> list[str]:
-    """The command that serves a store."""
-    from engine.tracking.mlflow_store import sqlite_uri
+def command(uri: str, home: Path, port: int) -> list[str]:
+    """The command that serves a store to this machine only.
 
+    Args:
+        uri: Of the store.
+        home: Folder of the run folders that it tracks.
+        port: Where.
+    """
     options = {
-        "--backend-store-uri": sqlite_uri(store),
+        "--backend-store-uri": uri,
         # Without it, MLflow makes a folder for artifacts in the current one.
-        "--default-artifact-root": (store.parent / "mlflow-artifacts").as_uri(),
+        "--default-artifact-root": (home.absolute() / "mlflow-artifacts").as_uri(),
         "--host": HOST,
         "--port": str(port),
         "--workers": "1",

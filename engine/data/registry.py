@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from engine.data import cifar, cifar_python, folder
 from engine.data.base import DataError, ImageData
 from engine.data.digits import load_digits
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 
@@ -25,12 +28,14 @@ class DataKind:
         load: Reads it; raises `DataError`.
         detects: Whether an existing path looks like it; raises `DataError` where the path is
             a damaged file of this kind's format.
+        dataset: The data set that it always holds; None if it may hold any.
     """
 
     name: str
     description: str
     load: Callable[[Path], ImageData]
     detects: Callable[[Path], bool]
+    dataset: str | None = None
 
 
 def _holds_archive(keys: frozenset[str], path: Path) -> bool:
@@ -46,22 +51,25 @@ KINDS: dict[str, DataKind] = {
     kind.name: kind
     for kind in (
         DataKind(
-            "cifar10_npz_jpeg",
-            "a .npz file with CIFAR-10 JPEGs: header, {train,test}_{data,offsets,labels}",
-            cifar.load_jpeg_npz,
-            partial(_holds_archive, cifar.JPEG_KEYS),
+            "cifar10_python",
+            "cifar-10-python.tar.gz, or the folder cifar-10-batches-py",
+            cifar_python.load_python,
+            cifar_python.holds_batches,
+            dataset="CIFAR-10",
         ),
         DataKind(
             "cifar10_npz",
             "a .npz file with CIFAR-10 pixels: {train,test}_{x,y}",
             cifar.load_pixel_npz,
             partial(_holds_archive, cifar.PIXEL_KEYS),
+            dataset="CIFAR-10",
         ),
         DataKind(
-            "cifar10_python",
-            "cifar-10-python.tar.gz, or the folder cifar-10-batches-py",
-            cifar_python.load_python,
-            cifar_python.holds_batches,
+            "cifar10_npz_jpeg",
+            "a .npz file with CIFAR-10 JPEGs: header, {train,test}_{data,offsets,labels}",
+            cifar.load_jpeg_npz,
+            partial(_holds_archive, cifar.JPEG_KEYS),
+            dataset="CIFAR-10",
         ),
         DataKind(
             "image_folder",
@@ -71,6 +79,7 @@ KINDS: dict[str, DataKind] = {
         ),
     )
 }
+"""In the order in which `auto` prefers forms of one data set: the most faithful first."""
 
 
 def data_kinds() -> tuple[str, ...]:
@@ -120,7 +129,19 @@ def _detect(path: Path) -> DataKind:
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(kind.name for kind in found)
-        raise DataError(f"{path}: holds several kinds of data ({names}); name the kind")
+        first, names = found[0], ", ".join(kind.name for kind in found)
+        if first.dataset is None or {kind.dataset for kind in found} != {first.dataset}:
+            raise DataError(f"{path}: holds several kinds of data ({names}); name the kind")
+        _say(
+            f"{path}: holds {first.dataset} in several forms ({names}); using {first.name}, "
+            "the most faithful one; set data.kind to use another"
+        )
+        return first
     layouts = "; ".join(f"{kind.name}: {kind.description}" for kind in KINDS.values())
     raise DataError(f"{path}: not a data set that LoopGene knows; known layouts are {layouts}")
+
+
+@cache
+def _say(message: str) -> None:
+    """Warn once: a search opens its data more than once."""
+    logger.warning(message)

@@ -77,9 +77,11 @@ def _import_module(spec: str, name: str) -> ModuleType:
 
 
 def _import_file(spec: str, source: str) -> ModuleType:
-    path = Path(source).expanduser().resolve()
+    given = Path(source).expanduser()
+    path = given.resolve()
     if not path.is_file():
-        raise ModelError(f"model {spec!r}: no such file {path}; expected {FORMS}")
+        where = "" if given.is_absolute() else f" in the current directory, {Path.cwd()}"
+        raise ModelError(f"model {spec!r}: no such file {given}{where}; expected {FORMS}")
     # Unique, so that a user's file named like an installed package does not replace it.
     name = f"loopgene_model_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:

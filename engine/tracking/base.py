@@ -49,7 +49,12 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, state: str, metrics: Mapping[str, float]) -> None:
-        """The search has ended: state is `finished`, `stopped` (budget) or `failed`."""
+        """The search has ended; what is told last holds.
+
+        Args:
+            state: `finished`, `stopped` (budget), `failed` or `interrupted`.
+            metrics: Of the result; empty if there is none.
+        """
 
 
 class NullTracker(Tracker):

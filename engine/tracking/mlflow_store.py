@@ -117,7 +117,7 @@ def open_store(uri: str | None, experiment: str, home: Path) -> Store:
     from mlflow import MlflowClient
 
     uri = uri or default_uri(home)
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     if file is None:
         client = MlflowClient(uri, uri)
         return Store(client, uri, _experiment(client, experiment, None), None, None)
@@ -185,7 +185,8 @@ def quiet_mlflow() -> Iterator[None]:
             each.setLevel(level)
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a tracking URI; None for every other kind of store."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

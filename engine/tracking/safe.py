@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
+from types import FrameType
 from typing import Any
 
 from engine.evaluation import Evaluation, Generation
@@ -24,7 +28,8 @@ class SafeTracker(Tracker):
     """Passes everything on, and turns exceptions into one line of warning.
 
     What failed is tried again with the next call, since a locked store or a full disk may come
-    back.  Tracking goes off for good when it cannot start, or when it keeps failing.
+    back.  Tracking goes off for good when it cannot start, or when it keeps failing.  It is off
+    before its start.  Ctrl-C waits for the end of a call, which would leave the store locked.
 
     Args:
         inner: What may fail.
@@ -38,13 +43,14 @@ class SafeTracker(Tracker):
         self._left_s = lost_s
         self._failures = 0
         self._warned = False
-        self._on = True
+        self._on = False
 
     @property
     def run_id(self) -> str | None:
         return self._inner.run_id
 
     def start(self, run_dir: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        self._on = True
         self._on = self._try("the start", lambda: self._inner.start(run_dir, config, facts))
 
     def generation(self, generation: Generation) -> None:
@@ -66,7 +72,8 @@ class SafeTracker(Tracker):
             return False
         started_s = monotonic()
         try:
-            call()
+            with uninterrupted():
+                call()
         # The border itself: MLflow, SQLAlchemy, HTTP and the file system raise unrelated types.
         except Exception as error:  # noqa: BLE001
             self._failed(what, error, monotonic() - started_s)
@@ -88,6 +95,30 @@ class SafeTracker(Tracker):
             what,
             one_line(error),
         )
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and `kill` wait until the block has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        # Signals are handled in the main thread, and do not interrupt this one.
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    for polite in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(polite)
+        # One that is ignored, or ends the process at once, stays as it is.
+        if callable(handler):
+            before[polite] = handler
+            signal.signal(polite, lambda *received: waiting.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number, frame in waiting[:1]:
+            before[number](number, frame)
 
 
 def one_line(error: Exception) -> str:

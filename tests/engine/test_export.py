@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.export import ExportError, export_run
+from engine.export import ExportError, _quiet_scopes, export_run
 from engine.network import build_model
 from engine.runs import RunDir, RunError
 from genomes.gene import Gene
@@ -30,9 +31,37 @@ def finished_run(home, **overrides) -> RunDir:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
+    """A run, what was exported of it, and the file of what came out on stderr meanwhile."""
     home = tmp_path_factory.mktemp("export")
     run = finished_run(home, backend={"name": "cpu", "threads": 1})
-    return run, export_run(run, home / "out")
+    before = os.dup(2)
+    with (home / "stderr").open("wb") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            result = export_run(run, home / "out")
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+    return run, result, home / "stderr"
+
+
+def test_tvm_does_not_clutter_the_terminal(exported) -> None:
+    *_, stderr = exported
+    assert stderr.read_text() == ""
+
+
+def test_what_is_no_clutter_comes_through(capfd) -> None:
+    scope = b"[18:03:32] /project/src/runtime/vm/executable.cc:276: Warning: Scope Saving:\n"
+    error = b"[18:03:33] /project/src/runtime/vm/executable.cc:99: Error: the disk is full\n"
+
+    def fail() -> None:
+        os.write(2, scope + b"before\n" + scope + error)
+        raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"), _quiet_scopes():
+        fail()
+    os.write(2, b"behind\n")
+    assert capfd.readouterr().err == f"before\n{error.decode()}behind\n"
 
 
 def expected(run: RunDir) -> torch.nn.Module:
@@ -43,7 +72,7 @@ def expected(run: RunDir) -> torch.nn.Module:
 
 
 def test_every_form_is_written_and_agrees(exported) -> None:
-    _, result = exported
+    _, result, _ = exported
     assert result.files == (
         "factory.py",
         "genome.json",
@@ -58,7 +87,7 @@ def test_every_form_is_written_and_agrees(exported) -> None:
 
 
 def test_the_factory_rebuilds_the_network_anywhere(exported, tmp_path) -> None:
-    run, result = exported
+    run, result, _ = exported
     script = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); from factory import network; "
         "torch.save(network().eval()(torch.ones(1, 1, 8, 8)), 'y.pt')"
@@ -71,7 +100,7 @@ def test_the_factory_rebuilds_the_network_anywhere(exported, tmp_path) -> None:
 
 
 def test_the_loading_example_runs(exported, tmp_path) -> None:
-    run, result = exported
+    run, result, _ = exported
     example = result.folder / "run_compiled.py"
     code = [line for line in example.read_text().splitlines() if line and '"""' not in line]
     assert len(code) <= 10

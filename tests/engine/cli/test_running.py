@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.config import load_config
 from engine.evaluation import Generation
 from engine.progress import Progress
 from engine.runs import RunDir, State, list_runs
+from engine.tracking import NullTracker, SafeTracker
 from tests.engine.cli.conftest import Cli
 
 ENDLESS = "search.generations=1000000"
@@ -110,6 +112,23 @@ class TestDryRun:
         monkeypatch.setenv("LOOPGENE_DATA", str(work / "none"))
         absent = cli(*args)
         assert absent.stderr == f"loopgene: error: data.path: {work / 'none'} does not exist\n"
+
+    def test_paths_are_relative_to_the_current_directory(self, cli: Cli, work: Path) -> None:
+        """Not to the file that names them; the error says so."""
+        (work / "configs").mkdir()
+        (work / "tiny.yaml").rename(work / "configs" / "tiny.yaml")
+        assert cli("run", "configs/tiny.yaml", "--dry-run").exit_code == 0
+        for field, value in (
+            ("model.spec", "none/net.py:make"),
+            ("model.weights", "none/w.pt"),
+            ("data.path", "none/images"),
+        ):
+            kind = ("--set", "data.kind=auto") if field == "data.path" else ()
+            result = cli("run", "configs/tiny.yaml", *kind, "--set", f"{field}={value}")
+            assert result.exit_code == 1
+            assert f"in the current directory, {work}" in result.stderr
+            assert value.partition(":")[0] in result.stderr
+            assert result.stderr.count("\n") == 1
 
 
 class TestResume:
@@ -209,6 +228,35 @@ class TestInterruption:
         assert result.exit_code == 0, result.output
         assert [r["generation"] for r in run.history()] == [0, 1, 2, 3, 4]
 
+    def test_after_the_search_and_before_its_report(
+        self, cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[str] = []
+
+        class Listening(NullTracker):
+            def finish(self, state: str, metrics: Mapping[str, float]) -> None:
+                told.append(state)
+                if state == "interrupted":
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        def interrupted(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                "engine.tracking.create_tracker", lambda *args: SafeTracker(Listening())
+            )
+            patched.setattr("engine.report.publish", interrupted)
+            result = cli("run", "tiny.yaml")
+        assert result.exit_code == 130
+        assert "interrupted after generation 3; go on with: " in result.stderr
+        assert told == ["finished", "interrupted"]
+        run = only_run(work)
+        assert run.state().state is State.INTERRUPTED
+        assert cli("run", "tiny.yaml", "--resume").exit_code == 0
+        assert run.state().state is State.FINISHED
+        assert (run.artifacts / "report.md").is_file()
+
     def test_kill_and_two_at_once(self, cli: Cli, work: Path) -> None:
         """In a process of its own, of which the output goes to a log."""
         code = "from engine.cli import main; main()"
@@ -237,7 +285,10 @@ class TestInterruption:
         assert "\x1b" not in text
         assert "\r" not in text
         assert run.state().state is State.RUNNING
-        assert cli("runs").stdout.count("interrupted") == 1
+        listed = cli("runs").stdout
+        assert f" {State.INTERRUPTED} " in listed
+        command = f"loopgene run {run.config_path} --resume {run.name}"
+        assert listed.endswith(f"\n{run.name} was interrupted; go on with: {command}\n")
         shown = cli("show")
         assert shown.exit_code == 1
         assert "is interrupted and has no result yet" in shown.stderr
@@ -264,7 +315,8 @@ BAD_FIELDS = [
     ("model.spec=net.py:flat", "has no convolution that can be transformed"),
     ("model.input_shape=1,4,8,8", "the network fails on an input of shape (1, 4, 8, 8)"),
     ("model.kwargs.depth=3", "the factory failed"),
-    ("model.weights=none.pt", "the weights none.pt do not fit"),
+    ("model.weights=none.pt", "model.weights: none.pt does not exist in the current directory, "),
+    ("model.weights=net.py", "the weights net.py do not fit"),
     ("data.path=tiny.yaml", "takes no path"),
 ]
 

@@ -18,9 +18,9 @@ def test_kinds():
     assert data_kinds() == (
         "auto",
         "digits",
-        "cifar10_npz_jpeg",
-        "cifar10_npz",
         "cifar10_python",
+        "cifar10_npz",
+        "cifar10_npz_jpeg",
         "image_folder",
     )
 
@@ -55,11 +55,34 @@ def test_auto_tells_archives_by_their_arrays(tmp_path, name, arrays):
     assert load_data("auto", str(tmp_path)).name == f"{name} x.npz"
 
 
-def test_auto_refuses_to_choose(tmp_path):
+def test_auto_prefers_the_most_faithful_form_of_one_data_set(tmp_path, caplog):
     sources.save_npz(tmp_path / "a.npz", sources.jpeg_arrays())
     sources.save_npz(tmp_path / "b.npz", sources.pixel_arrays())
+    assert load_data("auto", tmp_path).name == "cifar10_npz b.npz"
+    assert load_data("auto", tmp_path).name == "cifar10_npz b.npz"
+    assert caplog.messages == [
+        f"{tmp_path}: holds CIFAR-10 in several forms (cifar10_npz, cifar10_npz_jpeg); "
+        "using cifar10_npz, the most faithful one; set data.kind to use another"
+    ]
+    assert load_data("cifar10_npz_jpeg", tmp_path).name == "cifar10_npz_jpeg a.npz"
+    sources.write_files(tmp_path / "cifar-10-batches-py", sources.python_batches())
+    assert load_data("auto", tmp_path).name.startswith("cifar10_python ")
+
+
+def test_auto_refuses_to_choose_between_data_sets(tmp_path):
+    sources.save_npz(tmp_path / "a.npz", sources.pixel_arrays())
+    for name in ("cat", "dog"):
+        sources.write_files(tmp_path / name, {"1.png": sources.png((8, 8), "red")})
     text = message("auto", tmp_path)
-    assert text.startswith(f"{tmp_path}: holds several kinds of data (cifar10_npz_jpeg, cifar10")
+    assert text == (
+        f"{tmp_path}: holds several kinds of data (cifar10_npz, image_folder); name the kind"
+    )
+
+
+def test_auto_refuses_to_choose_between_files_of_one_kind(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        sources.save_npz(tmp_path / name, sources.pixel_arrays())
+    assert "several files fit (a.npz, b.npz); give the path of one" in message("auto", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "x.npz"])

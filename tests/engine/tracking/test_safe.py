@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ import pytest
 
 from engine.evaluation import Evaluation, Generation
 from engine.tracking import SafeTracker, Tracker, create_tracker, mlflow_store
-from engine.tracking.safe import one_line
+from engine.tracking.safe import one_line, uninterrupted
 from tests.engine.tracking.synthetic import CONFIG, FACTS, evaluation, generation
 from tests.engine.tracking.test_mlflow_store import make_read_only
 from tests.engine.tracking.test_mlflow_tracker import runs_of, steps
@@ -117,6 +119,44 @@ def test_an_interrupt_is_no_failure():
     inner.error = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         search(SafeTracker(inner))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupt_waits_for_the_end_of_a_call(method: str):
+    done = []
+
+    class Interrupted(Fragile):
+        def _called(self, name: str) -> None:
+            if name == method:
+                # Twice, as an impatient user does.
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            done.append(name)
+
+    safe = SafeTracker(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        search(safe)
+    assert done == METHODS[: METHODS.index(method) + 1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if method != "finish":
+        safe.finish("interrupted", {})
+        assert done[-1] == "finish"
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_nothing_is_told_before_the_start():
+    inner = Fragile()
+    SafeTracker(inner).finish("interrupted", {})
+    assert inner.calls == []
 
 
 def test_one_line_of_an_error():
