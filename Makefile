@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint format ui clean bench-overhead bench-capacity bench-e2e
+.PHONY: run test lint format ui clean bench-overhead bench-capacity \
+	bench-e2e bench-kernels
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -34,6 +35,9 @@ bench-capacity: $(READY)  ## Capacity checks of 1,000 ResNet-34 candidates
 
 bench-e2e: $(READY)  ## Whole networks against the other compilers
 	$(BIN)/python -m engine.bench.e2e
+
+bench-kernels: $(READY)  ## Kernels against the libraries; QUICK=1 for twelve of them
+	$(BIN)/python -m engine.bench.kernels $(if $(QUICK),--quick)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -210,7 +210,7 @@ class Evaluator:
                 self.objective.too_small(parameters),
                 macs=macs,
                 parameters=parameters,
-                message=f"{parameters} of at least {self.objective.least_parameters:.0f} parameters",
+                message=f"{parameters} parameters of {self.objective.least_parameters:.0f}",
             )
         return _Candidate(genome, nests, macs, parameters)
 

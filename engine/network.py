@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROUND_S = 0.02
 """Each network runs for at least so long in every round."""
+PAUSE_S = 0.005
 BUILD_LIMIT_S = 300.0
 """Limit of compiling and checking one network."""
 RUN_LIMIT_S = 600.0
@@ -150,7 +151,9 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            # One call outside the clock: the other networks have just emptied the caches.
+            # The threads of the run before may still be spinning; then one call outside the
+            # clock, because it has emptied the caches.
+            time.sleep(PAUSE_S)
             run()
             start = time.perf_counter()
             for _ in range(counts[name]):

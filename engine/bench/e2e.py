@@ -11,12 +11,10 @@ originals divided by the found network.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from engine.bench import peers
 from genomes.errors import LoopGeneError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ TITLES = {
     "inductor_ms": "original, torch.compile frozen",
     "onnxruntime_ms": "original, ONNX Runtime",
 }
-Runs = dict[str, tuple[Callable[[], object], np.ndarray]]
+Runs = dict[str, peers.Peer]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,78 +150,16 @@ def _add_peers(
     target: Mapping[str, Any],
     threads: int,
 ) -> None:
-    peers: dict[str, Callable[[], tuple[Callable[[], object], np.ndarray]]] = {
-        "tvm_default_ms": lambda: _tvm_default(model, x, target),
-        "torch_ms": lambda: (lambda: model(x), expected),
-        "inductor_ms": lambda: _inductor(model, x),
-        "onnxruntime_ms": lambda: _onnxruntime(model, x, threads),
+    builders: dict[str, Callable[[], peers.Peer]] = {
+        "tvm_default_ms": lambda: peers.tvm_default(model, x, target),
+        "torch_ms": lambda: peers.eager(model, x),
+        "inductor_ms": lambda: peers.inductor(model, x),
+        "onnxruntime_ms": lambda: peers.onnxruntime(model, x, threads),
     }
-    for key, build in peers.items():
+    for key, build in builders.items():
         run, result = build()
         _agree(key, result, expected)
         runs[key] = (run, result)
-
-
-def _tvm_default(
-    model: nn.Module, x: Tensor, target: Mapping[str, Any]
-) -> tuple[Callable[[], object], np.ndarray]:
-    """Relax as it comes: `from_exported_program` and `tvm.compile`, no tuning."""
-    import torch
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.torch import from_exported_program
-
-    with torch.no_grad():
-        program = torch.export.export(model, (x,))
-    mod = from_exported_program(program, unwrap_unit_return_tuple=True)
-    mod = relax.transform.DecomposeOpsForInference()(mod)
-    tvm_target = tvm.target.Target(dict(target))
-    with tvm_target:
-        executable = tvm.compile(relax.get_pipeline("zero")(mod), tvm_target)
-    main = relax.VirtualMachine(executable, tvm.cpu())["main"]
-    data = tvm.runtime.tensor(x.numpy())
-    return lambda: main(data), main(data).numpy()
-
-
-def _inductor(model: nn.Module, x: Tensor) -> tuple[Callable[[], object], np.ndarray]:
-    """torch.compile with the weights frozen into the code."""
-    import copy
-
-    import torch
-    import torch._dynamo
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    torch._dynamo.reset()
-    with torch.no_grad():
-        compiled = torch.compile(copy.deepcopy(model))
-        result = compiled(x)
-    return lambda: compiled(x), result.numpy()
-
-
-def _onnxruntime(
-    model: nn.Module, x: Tensor, threads: int
-) -> tuple[Callable[[], object], np.ndarray]:
-    import logging
-    from contextlib import redirect_stderr, redirect_stdout
-
-    import onnxruntime
-    import torch
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "original.onnx"
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-        assert program is not None
-        program.save(str(path))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed), session.run(None, feed)[0]
 
 
 def _table(title: str, times: Mapping[str, list[float]]) -> Table:

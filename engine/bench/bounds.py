@@ -1,0 +1,103 @@
+"""What this machine can do at most: the roofline under which kernels are compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from genomes.nest import LoopNest
+
+CHAINS = 16
+"""Independent multiply-adds: enough to hide their latency, few enough for the registers."""
+
+STEPS = 50_000
+REPEATS = 50
+COPIED_BYTES = 2 << 20
+"""More than the first two caches of a core, less than the last one."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The roofline.
+
+    Attributes:
+        macs_per_s: Multiply-adds per second, all threads.
+        bytes_per_s: Bytes read and written per second from the last cache, all threads.
+    """
+
+    macs_per_s: float
+    bytes_per_s: float
+
+    def seconds(self, nest: LoopNest) -> tuple[float, str]:
+        """The least time of a kernel in seconds, and what sets it: arithmetic or bandwidth."""
+        shape = nest.shape
+        elements = nest.parameters + prod(shape.input_shape) + prod(shape.output_shape)
+        computed, moved = nest.macs / self.macs_per_s, 4 * elements / self.bytes_per_s
+        return (computed, "arithmetic") if computed >= moved else (moved, "bandwidth")
+
+
+def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bounds:
+    """Measure them: multiply-adds of vectors in registers, and the copy of an array.
+
+    Args:
+        target: TVM's description of the CPU.
+        threads: As many as kernels use; torch must use as many.
+        lanes: float32 in a vector register.
+    """
+    import torch
+
+    run = _multiply_adds(target, threads, lanes)
+    macs = threads * CHAINS * lanes * STEPS
+    source = torch.ones(COPIED_BYTES // 4)
+    copy = torch.empty_like(source)
+    return Bounds(
+        macs / _fastest(run), 2 * COPIED_BYTES / _fastest(lambda: copy.copy_(source), 10 * REPEATS)
+    )
+
+
+def _multiply_adds(target: Mapping[str, Any], threads: int, lanes: int) -> Callable[[], object]:
+    import tvm
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.target import Target
+    from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
+
+    from backends.lowering.blocks import argument, temporary
+    from backends.lowering.pipeline import build
+
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        factor, term = argument("factor", (lanes,)), argument("term", (lanes,))
+        out = argument("out", (threads, CHAINS, lanes))
+        with T.parallel(0, threads) as thread, T.sblock("thread"):
+            sums = temporary("sums", (CHAINS, lanes))
+
+            def each(store: Callable[[Any, Any], object]) -> None:
+                with T.unroll(0, CHAINS) as chain, T.vectorized(0, lanes) as lane:
+                    store(chain, lane)
+
+            each(lambda i, x: T.buffer_store(sums, factor[x], [i, x]))
+            with T.serial(0, STEPS):
+                each(lambda i, x: T.buffer_store(sums, sums[i, x] * factor[x] + term[x], [i, x]))
+            each(lambda i, x: T.buffer_store(out, sums[i, x], [thread, i, x]))
+    module = build(tvm.IRModule({"main": builder.get()}), Target(dict(target)))
+    arrays = (
+        np.full(lanes, 0.999, np.float32),
+        np.full(lanes, 0.001, np.float32),
+        np.empty((threads, CHAINS, lanes), np.float32),
+    )
+    arguments = [tvm.runtime.tensor(array) for array in arrays]
+    return lambda: module["main"](*arguments)
+
+
+def _fastest(run: Callable[[], object], repeats: int = REPEATS) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
