@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
-	bench-e2e bench-kernels
+	bench-e2e bench-kernels bench-calibration
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -38,6 +38,9 @@ bench-e2e: $(READY)  ## Whole networks against the other compilers
 
 bench-kernels: $(READY)  ## Kernels against the libraries; QUICK=1 for twelve of them
 	$(BIN)/python -m engine.bench.kernels $(if $(QUICK),--quick)
+
+bench-calibration: $(READY)  ## Sums of kernels against whole networks
+	$(BIN)/python -m engine.bench.calibration
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

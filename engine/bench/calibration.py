@@ -1,0 +1,157 @@
+"""How well the latency that the search uses foretells that of the whole network.
+
+    python -m engine.bench.calibration [EXPERIMENT.yaml] [--candidates 30]
+
+Random legal candidates of an experiment are evaluated as the search does it, by the sum of their
+kernels and the fixed rest, and then compiled, checked against PyTorch and timed end to end, some
+at a time with the original in every turn.  The last line is one JSON object with the rank
+correlation and the median relative error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from engine.config import load_config
+from engine.evaluation import Evaluation
+from engine.finalists import ORIGINAL, rest_s
+from engine.fitness import Evaluator
+from engine.network import NetworkTimes
+from engine.problem import Problem, ProblemError, open_problem
+from engine.resolve import resolve
+from genomes.errors import LoopGeneError
+from genomes.genome import Genome
+from genomes.operators import random_genome
+
+EXPERIMENT = Path("experiments/resnet18_cifar10_cpu.yaml")
+SHARES = (0.1, 0.9)
+"""Least and greatest share of transformed sites."""
+
+TOGETHER = 5
+"""Networks that are timed in turns."""
+
+MOST_DRAWN = 50
+"""Random candidates for each legal one that is wanted, at most."""
+
+TARGETS = {"spearman": 0.97, "median_error": 0.10}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("experiment", nargs="?", default=EXPERIMENT, type=Path)
+    parser.add_argument("--candidates", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    options = parser.parse_args(arguments)
+    if options.candidates < 2:
+        parser.error("--candidates must be at least 2")
+    console = Console()
+    try:
+        config = resolve(load_config(options.experiment, options.set))
+        with open_problem(config) as problem:
+            estimated, measured = _compare(problem, options.candidates, options.seed, console)
+    except LoopGeneError as error:
+        console.print(f"bench-calibration: error: {error}", style="red", soft_wrap=True)
+        return 1
+    errors = [abs(e / m - 1) for e, m in zip(estimated, measured, strict=True)]
+    report = {
+        "spearman": round(spearman(estimated, measured), 4),
+        "median_error": round(statistics.median(errors), 4),
+        "candidates": len(measured),
+    }
+    met = (
+        report["spearman"] >= TARGETS["spearman"]
+        and report["median_error"] <= TARGETS["median_error"]
+    )
+    console.print(f"targets {'met' if met else 'MISSED'}: {TARGETS}")
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation of values without ties."""
+    ranks = np.argsort(np.argsort([first, second], axis=1), axis=1)
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    return float((centred[0] @ centred[1]) / (centred[0] @ centred[0]))
+
+
+def _compare(
+    problem: Problem, count: int, seed: int, console: Console
+) -> tuple[list[float], list[float]]:
+    """Estimated and measured seconds of `count` legal candidates."""
+    measure = problem.measure_end_to_end
+    if measure is None:
+        raise ProblemError(
+            f"the backend {problem.config.backend.name!r} runs no whole networks; name another"
+        )
+    rest = rest_s(measure, problem.variant(Genome()), problem.objective.original_s)
+    console.print(f"the fixed rest takes {1e3 * rest:.3f} ms")
+    chosen = _legal(problem, rest, count, seed, console)
+    table = Table("candidate", "estimated ms", "measured ms", "error", "parameters")
+    estimated, measured = [], []
+    for first in range(0, len(chosen), TOGETHER):
+        batch = dict(enumerate(chosen[first : first + TOGETHER], first + 1))
+        variants = {str(number): problem.variant(e.genome) for number, e in batch.items()}
+        times = measure({ORIGINAL: problem.variant(Genome()), **variants})
+        for number, evaluation in batch.items():
+            outcome, estimate = times[str(number)], evaluation.latency_s
+            assert estimate is not None
+            if not isinstance(outcome, NetworkTimes):
+                raise ProblemError(f"candidate {number} failed: {outcome.message}")
+            estimated.append(estimate)
+            measured.append(outcome.median_s)
+            table.add_row(
+                str(number),
+                f"{1e3 * estimate:.3f}",
+                f"{1e3 * outcome.median_s:.3f}",
+                f"{100 * (estimate / outcome.median_s - 1):+.1f} %",
+                str(evaluation.parameters),
+            )
+        console.print(f"measured {len(measured)} of {len(chosen)} networks")
+    console.print(table)
+    return estimated, measured
+
+
+def _legal(
+    problem: Problem, rest: float, count: int, seed: int, console: Console
+) -> list[Evaluation]:
+    evaluator = Evaluator(
+        problem.sites.sites,
+        problem.metric,
+        problem.kernels,
+        problem.store,
+        problem.objective,
+        rest,
+        problem.stages,
+    )
+    rng, found = random.Random(seed), dict[str, Evaluation]()
+    for _ in range(MOST_DRAWN * count):
+        genome = random_genome(problem.space, rng, rng.uniform(*SHARES))
+        if genome.key in found or not genome.sites:
+            continue
+        (evaluation,) = evaluator.evaluate([genome])
+        if evaluator.is_legal(evaluation):
+            found[genome.key] = evaluation
+            if len(found) % TOGETHER == 0:
+                console.print(f"{len(found)} of {count} legal candidates")
+        if len(found) == count:
+            return list(found.values())
+    raise ProblemError(
+        f"only {len(found)} of {MOST_DRAWN * count} random candidates are legal; lower "
+        "capacity.parameters or raise capacity.tolerance"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.bench.calibration import main, spearman
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )
+"""
+
+
+def experiment(folder: Path, backend: str) -> Path:
+    (folder / "net.py").write_text(NETWORK)
+    path = folder / "experiment.yaml"
+    config = {
+        "name": "toy",
+        "model": {"spec": f"{folder / 'net.py'}:net", "input_shape": [1, 3, 16, 16]},
+        "capacity": {"batch": 4, "tolerance": 0.9},
+        "backend": {"name": backend},
+        "home": str(folder / "home"),
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_spearman_compares_ranks() -> None:
+    assert spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 1000.0]) == pytest.approx(1)
+    assert spearman([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
+    assert spearman([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]) == pytest.approx(0.8)
+
+
+def test_candidates_are_measured_both_ways(tmp_path, capfd) -> None:
+    assert main([str(experiment(tmp_path, "cpu")), "--candidates", "2"]) == 0
+    out = capfd.readouterr().out
+    assert "the fixed rest takes" in out
+    report = json.loads(out.splitlines()[-1])
+    assert report["candidates"] == 2
+    assert report["spearman"] in (-1, 1)
+    assert report["median_error"] >= 0
+
+
+def test_a_backend_without_networks_is_refused(tmp_path, capfd) -> None:
+    assert main([str(experiment(tmp_path, "table"))]) == 1
+    assert "runs no whole networks" in capfd.readouterr().out
