@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import BackendError, Device
-from backends.suggest import suggestion
+from genomes.suggest import nearest
 
 _SYSTEM = Path("/sys/devices/system/cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -144,13 +144,13 @@ def cpu_target(
     if mtriple is not None:
         architectures = [str(name) for name in codegen.llvm_get_targets()]
         if mtriple.split("-")[0] not in architectures:
-            hint = suggestion(mtriple.split("-")[0], architectures)
+            hint = nearest(mtriple.split("-")[0], architectures)
             raise BackendError(f"Unknown architecture in mtriple {mtriple!r}; {hint}")
         base["mtriple"] = mtriple
     system = str(codegen.llvm_get_system_cpu())
     name = mcpu or (system if mtriple is None else "generic")
     if not codegen.llvm_is_valid_cpu(name, triple):
-        hint = suggestion(name, _known_cpus(base))
+        hint = nearest(name, _known_cpus(base))
         raise BackendError(
             f"Unknown mcpu {name!r} for {triple}; {hint} Leave mcpu unset for this machine's own"
             f" ({system})."
@@ -211,7 +211,7 @@ def _check_attribute(attribute: str, base: Mapping[str, Any]) -> None:
         raise BackendError(f"mattr {attribute!r} must begin with + or -: '+{attribute}'.")
     known = _known_features(target_text({k: v for k, v in base.items() if k != "mcpu"}))
     if attribute[1:] not in known:
-        hint = suggestion(attribute[1:], known)
+        hint = nearest(attribute[1:], known)
         raise BackendError(f"Unknown mattr {attribute!r} for {base['mcpu']}; {hint}")
 
 

@@ -11,9 +11,7 @@ of its options, and a constructor that takes one instance of it:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
@@ -21,13 +19,20 @@ from pydantic import BaseModel, ValidationError
 from backends.base import Backend, BackendError
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
-from backends.suggest import suggestion
+from genomes.plugins import Plugins
+from genomes.suggest import nearest
 
-GROUP = "loopgene.backends"
-_BUILT_IN = {
-    "cpu": "backends.cpu:CpuBackend",
-    "table": "backends.table:TableBackend",
-}
+BACKENDS = Plugins[Backend](
+    group="loopgene.backends",
+    noun="backend",
+    base=Backend,  # type: ignore[type-abstract]
+    error=BackendError,
+    shipped={
+        "cpu": "backends.cpu:CpuBackend",
+        "table": "backends.table:TableBackend",
+    },
+    options=BaseModel,
+)
 
 
 class BackendType(Protocol):
@@ -38,35 +43,13 @@ class BackendType(Protocol):
     def __call__(self, options: Any) -> Backend: ...
 
 
-def backend_names() -> list[str]:
-    """The names that `create_backend` knows."""
-    return sorted({*_BUILT_IN, *_entry_points()})
-
-
 def backend_type(name: str) -> BackendType:
     """The class registered under `name`; its `Options` describe what can be set.
 
     Raises:
         BackendError: There is none, or the package that provides it cannot be imported.
     """
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return cast(BackendType, getattr(importlib.import_module(module), attribute))
-    found = _entry_points().get(name)
-    if found is None:
-        raise BackendError(f"Unknown backend {name!r}; {suggestion(name, backend_names())}")
-    try:
-        loaded = found.load()
-    except (ImportError, AttributeError) as error:
-        raise BackendError(
-            f"The backend {name!r} ({found.value}) cannot be imported: {error}"
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Backend) and _has_options(loaded)):
-        raise BackendError(
-            f"The backend {name!r} ({found.value}) is not a Backend with Options; see"
-            " backends.registry."
-        )
-    return cast(BackendType, loaded)
+    return cast(BackendType, BACKENDS.load(name))
 
 
 def create_backend(
@@ -90,21 +73,12 @@ def create_backend(
     return backend if store is None else StoredBackend(backend, store, run_id)
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def _has_options(loaded: type) -> bool:
-    options = getattr(loaded, "Options", None)
-    return isinstance(options, type) and issubclass(options, BaseModel)
-
-
 def _explain(name: str, model: type[BaseModel], error: ValidationError) -> str:
     problems = []
     for problem in error.errors():
         option = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            problems.append(f"unknown option {option!r}; {suggestion(option, model.model_fields)}")
+            problems.append(f"unknown option {option!r}; {nearest(option, model.model_fields)}")
         else:
             problems.append(f"{option} = {problem['input']!r}: {problem['msg']}")
     return f"Backend {name!r}: {'; '.join(problems)}"

@@ -21,7 +21,7 @@ class Place:
 
     Attributes:
         target: `Backend.target`.
-        device: `Device.fingerprint`.
+        device: The backend's name and `Device.fingerprint`.
         tvm: TVM version, for people; the fingerprint covers it.
     """
 

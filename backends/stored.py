@@ -46,7 +46,9 @@ class StoredBackend(Backend):
     def place(self) -> Place:
         """The part of the store's key that is the same for all nests."""
         device = self.describe()
-        return Place(self.target, device.fingerprint, str(device.facts.get("tvm", "")))
+        # Two backends may describe one device alike, and do not measure alike.
+        where = f"{self.name}:{device.fingerprint}"
+        return Place(self.target, where, str(device.facts.get("tvm", "")))
 
     def describe(self) -> Device:
         return self.inner.describe()

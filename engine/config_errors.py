@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from backends.suggest import suggestion as nearest
 from genomes.errors import LoopGeneError
+from genomes.suggest import nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError

@@ -22,23 +22,25 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
     Raises:
         ConfigError: A name is in no registry (the message has the nearest one), a path is
             missing, or an option of the backend is wrong; one line for each problem.
-        BackendError: The package that provides the backend cannot be imported.
+        LoopGeneError: The package that provides the backend, the metric or the strategy cannot
+            be used, or an option of the metric is wrong.
     """
     problems = _unknown_names(config)
     if problems:
         raise ConfigError("\n  ".join(["unknown names", *problems] if problems[1:] else problems))
     _check_backend_options(config)
+    _check_plugins(config)
     if config.model.weights is not None:
         _check_path("model.weights", config.model.weights)
     return config.model_copy(update={"data": _located(config.data)})
 
 
 def _unknown_names(config: ExperimentConfig) -> list[str]:
-    from backends.registry import backend_names
-    from engine.capacity import metric_names
+    from backends.registry import BACKENDS
+    from engine.capacity import METRICS
     from engine.data import data_kinds
     from engine.models import MODELS
-    from engine.strategies import strategy_names
+    from engine.strategies import STRATEGIES
     from genomes.presets import PRESETS
     from genomes.transformations import REGISTRY
 
@@ -46,11 +48,11 @@ def _unknown_names(config: ExperimentConfig) -> list[str]:
     named: list[tuple[str, str, Collection[str]]] = [
         *((("model.spec", spec, MODELS),) if ":" not in spec else ()),
         ("data.kind", config.data.kind, data_kinds()),
-        ("backend.name", config.backend.name, backend_names()),
-        ("search.strategy", search.strategy, strategy_names()),
+        ("backend.name", config.backend.name, BACKENDS.names()),
+        ("search.strategy", search.strategy, STRATEGIES.names()),
         *(("search.transformations", name, REGISTRY) for name in search.transformations or ()),
         *(("search.presets", name, PRESETS) for name in search.presets or ()),
-        ("capacity.metric", config.capacity.metric, metric_names()),
+        ("capacity.metric", config.capacity.metric, METRICS.names()),
     ]
     return [
         f"{path}: unknown name {name!r}; {nearest(name, known)}{_hint(path)}"
@@ -73,6 +75,14 @@ def _check_backend_options(config: ExperimentConfig) -> None:
         options.model_validate(dict(config.backend.options))
     except ValidationError as error:
         raise ConfigError(explain(error, options, f"backend {config.backend.name}")) from error
+
+
+def _check_plugins(config: ExperimentConfig) -> None:
+    from engine.capacity import metric_options
+    from engine.strategies import STRATEGIES
+
+    STRATEGIES.load(config.search.strategy)
+    metric_options(config.capacity.metric, config.capacity.options)
 
 
 def _located(data: DataConfig) -> DataConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.capacity.base import CapacityError, CapacityMetric, MetricOptions, Score
-from engine.capacity.registry import METRICS, create_metric, metric_names
+from engine.capacity.registry import METRICS, create_metric, metric_options
 
 __all__ = [
     "METRICS",
@@ -12,5 +12,5 @@ __all__ = [
     "MetricOptions",
     "Score",
     "create_metric",
-    "metric_names",
+    "metric_options",
 ]

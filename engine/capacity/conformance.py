@@ -112,6 +112,17 @@ class CapacityConformance(abc.ABC):
         assert again.original == metric.original
         assert again.score(GENOMES[::-1])[::-1] == metric.score(GENOMES)
 
+    def test_equal_identities_of_two_minibatches_mean_equal_scores(
+        self, metric: CapacityMetric, model: nn.Module, sites: Sites
+    ) -> None:
+        x, y = minibatch()
+        for other in (
+            self.create(model, sites, x.flip(-1) + 0.5, y),
+            self.create(model, sites, x, y.roll(1)),
+        ):
+            if other.identity == metric.identity:
+                assert other.score(GENOMES) == metric.score(GENOMES)
+
     def test_identity_follows_the_weights(
         self, metric: CapacityMetric, model: nn.Module, sites: Sites
     ) -> None:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from engine.capacity.base import CapacityError, CapacityMetric
-from engine.capacity.fisher import FisherPotential
-from engine.capacity.synflow import SynFlow
-from engine.config_errors import explain, nearest
+from engine.capacity.base import CapacityError, CapacityMetric, MetricOptions
+from engine.config_errors import explain
+from genomes.plugins import Plugins
 from genomes.sites import Sites
 
-ENTRY_POINTS = "loopgene.capacity"
-METRICS: dict[str, type[CapacityMetric]] = {"fisher": FisherPotential, "synflow": SynFlow}
+METRICS = Plugins[CapacityMetric](
+    group="loopgene.capacity",
+    noun="capacity metric",
+    base=CapacityMetric,  # type: ignore[type-abstract]
+    error=CapacityError,
+    shipped={
+        "fisher": "engine.capacity.fisher:FisherPotential",
+        "synflow": "engine.capacity.synflow:SynFlow",
+    },
+    options=MetricOptions,
+)
 
 
-@cache
-def _installed() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+def metric_options(name: str, options: Mapping[str, Any]) -> MetricOptions:
+    """The checked options of the metric called `name`.
 
-
-def metric_names() -> tuple[str, ...]:
-    """All names that `create_metric` takes."""
-    return tuple(sorted({*METRICS, *_installed()}))
+    Raises:
+        CapacityError: There is no such metric or option, or an option's value is invalid.
+    """
+    model = METRICS.load(name).Options
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise CapacityError(explain(error, model, f"capacity metric {name!r}")) from error
 
 
 def create_metric(
@@ -35,7 +45,7 @@ def create_metric(
     """The metric called `name` for a network and one minibatch.
 
     Args:
-        name: One of `metric_names()`.
+        name: One of `METRICS.names()`.
         model: The untransformed network; it is not changed.
         sites: Its sites.
         x: Images, float32 (N, C, H, W).
@@ -46,31 +56,7 @@ def create_metric(
         CapacityError: There is no such metric or option, an option's value is invalid, or the
             network cannot be scored on this minibatch; the message says which.
     """
-    metric: Any = _metric(name)
-    try:
-        checked = metric.Options.model_validate(options)
-    except ValidationError as error:
-        raise CapacityError(explain(error, metric.Options, f"capacity metric {name!r}")) from error
+    checked = metric_options(name, options)
+    metric: Any = METRICS.load(name)
     made: CapacityMetric = metric(model, sites, x, y, checked)
     return made
-
-
-def _metric(name: str) -> type[CapacityMetric]:
-    if name in METRICS:
-        return METRICS[name]
-    if name not in _installed():
-        raise CapacityError(f"unknown capacity metric {name!r}; {nearest(name, metric_names())}")
-    point = _installed()[name]
-    try:
-        found = point.load()
-    except Exception as error:  # another package's import may raise anything
-        raise CapacityError(
-            f"capacity metric {name!r} ({point.value}) cannot be imported: "
-            f"{type(error).__name__}: {error}; repair or remove the package that installs it"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, CapacityMetric)):
-        raise CapacityError(
-            f"capacity metric {name!r} ({point.value}) is no subclass of "
-            "engine.capacity.CapacityMetric; repair or remove the package that installs it"
-        )
-    return found

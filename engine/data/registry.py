@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from engine.data import cifar, cifar_python, folder
 from engine.data.base import DataError, ImageData
 from engine.data.digits import load_digits
+from genomes.suggest import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,7 @@ def load_data(kind: str = AUTO, path: str | Path | None = None) -> ImageData:
         DataError: The kind is unknown, or the path is missing, damaged or of another kind.
     """
     if kind not in data_kinds():
-        near = difflib.get_close_matches(kind, data_kinds(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(f"unknown data kind {kind!r}; {hint}known: {', '.join(data_kinds())}")
+        raise DataError(f"unknown data kind {kind!r}; {nearest(kind, data_kinds())}")
     if path is None:
         embedded = next(iter(EMBEDDED)) if kind == AUTO else kind
         if embedded not in EMBEDDED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from engine.models import densenet, mobilenet, resnet, resnext, wide_resnet
 from genomes.errors import ModelError
+from genomes.suggest import nearest
 
 CIFAR_SHAPE = (3, 32, 32)
 IMAGENET_SHAPE = (3, 224, 224)
@@ -104,10 +104,8 @@ def get_model(name: str) -> ModelEntry:
         ModelError: There is none; the message names the nearest one, or all.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(MODELS))}"
         raise ModelError(
-            f"unknown model {name!r}; {hint} "
+            f"unknown model {name!r}; {nearest(name, MODELS)} "
             "(a network of your own is given as module:factory or path/to/file.py:factory)"
         )
     return MODELS[name]

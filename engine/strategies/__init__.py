@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from engine.strategies.base import Strategy, StrategyError
-from engine.strategies.registry import create_strategy, strategy_names
+from engine.strategies.registry import STRATEGIES, create_strategy
 
-__all__ = ["Strategy", "StrategyError", "create_strategy", "strategy_names"]
+__all__ = ["STRATEGIES", "Strategy", "StrategyError", "create_strategy"]

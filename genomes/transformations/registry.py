@@ -6,7 +6,6 @@ same declarations.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import random
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +15,7 @@ from enum import StrEnum
 from genomes.errors import GenomeFormatError, IllegalTransformation, require
 from genomes.gene import Gene
 from genomes.nest import LoopNest
+from genomes.suggest import nearest
 from genomes.transformations.arguments import Argument
 
 
@@ -143,9 +143,7 @@ def get_transformation(name: str) -> Transformation:
         GenomeFormatError: There is none; the message names the nearest one.
     """
     if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(REGISTRY))}"
-        raise GenomeFormatError(f"unknown transformation {name!r}; {hint}")
+        raise GenomeFormatError(f"unknown transformation {name!r}; {nearest(name, REGISTRY)}")
     return REGISTRY[name]
 
 

@@ -4,12 +4,12 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from backends import registry
 from backends.base import BackendError
-from backends.registry import backend_names, backend_type, create_backend
+from backends.registry import BACKENDS, backend_type, create_backend
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from backends.table import TableBackend, TableOptions
+from genomes import plugins as loader
 from tests.backends.samples import fresh, scheduled
 
 
@@ -24,14 +24,14 @@ class NoOptions(TableBackend):
 @pytest.fixture
 def plugins(monkeypatch):
     def install(**values):
-        points = [EntryPoint(name, value, registry.GROUP) for name, value in values.items()]
-        monkeypatch.setattr(registry, "entry_points", lambda group: points)
+        points = [EntryPoint(name, value, BACKENDS.group) for name, value in values.items()]
+        monkeypatch.setattr(loader, "entry_points", lambda group: points)
 
     return install
 
 
 def test_built_in_backends_are_made_by_name():
-    assert {"cpu", "table"} <= set(backend_names())
+    assert {"cpu", "table"} <= set(BACKENDS.names())
     backend = create_backend("table", {"repeats": 3})
     assert isinstance(backend, TableBackend)
     assert backend.measure_options.repeats == 3
@@ -48,8 +48,8 @@ def test_a_store_gives_a_backend_with_a_memory(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("tabel", {}, r"Unknown backend 'tabel'; did you mean 'table'\?"),
-        ("quantum", {}, r"Unknown backend 'quantum'; known: cpu, .*table"),
+        ("tabel", {}, r"unknown backend 'tabel'; did you mean 'table'\?"),
+        ("quantum", {}, r"unknown backend 'quantum'; known: .*cpu, .*table"),
         ("table", {"repeat": 3}, r"unknown option 'repeat'; did you mean 'repeats'\?"),
         ("table", {"repeats": 0}, "repeats = 0: Input should be greater than or equal to 1"),
         ("table", {"repeats": "many", "rtol": -1}, "repeats = 'many': .*; rtol = -1: "),
@@ -68,27 +68,12 @@ def test_wrong_names_and_options_are_explained_in_one_line(name, options, messag
 
 def test_entry_points_add_backends(plugins):
     plugins(plugin="tests.backends.test_registry:PluginBackend")
-    assert "plugin" in backend_names()
+    assert "plugin" in BACKENDS.names()
     assert create_backend("plugin").name == "plugin"
     assert backend_type("plugin").Options is TableOptions
 
 
-def test_an_entry_point_does_not_replace_a_built_in_backend(plugins):
-    plugins(table="tests.backends.test_registry:PluginBackend")
-    assert create_backend("table").name == "table"
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("no_such_package:Backend", "cannot be imported: No module named 'no_such_package'"),
-        ("tests.backends.samples:Missing", "cannot be imported: .*Missing"),
-        ("tests.backends.samples:fresh", "is not a Backend with Options"),
-        ("tests.backends.test_registry:NoOptions", "is not a Backend with Options"),
-    ],
-)
-def test_a_broken_entry_point_is_explained_when_it_is_used(plugins, value, message):
-    plugins(broken=value)
-    assert "broken" in backend_names()
-    with pytest.raises(BackendError, match=message):
+def test_a_backend_without_options_is_refused(plugins):
+    plugins(broken="tests.backends.test_registry:NoOptions")
+    with pytest.raises(BackendError, match="no class attribute Options"):
         create_backend("broken")

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.capacity import METRICS, CapacityError, create_metric, metric_names, registry
+from engine.capacity import METRICS, CapacityError, create_metric
 from engine.capacity.synflow import SynFlow
+from genomes import plugins
 from genomes.sites import find_sites
 
 
@@ -16,16 +17,9 @@ class Installed(SynFlow):
 
 
 @pytest.fixture
-def entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
-        EntryPoint("installed", f"{__name__}:Installed", registry.ENTRY_POINTS),
-        EntryPoint("broken", "no.such.module:Metric", registry.ENTRY_POINTS),
-        EntryPoint("other", "torch.nn:Linear", registry.ENTRY_POINTS),
-    ]
-    registry._installed.cache_clear()
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
-    yield
-    registry._installed.cache_clear()
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("installed", f"{__name__}:Installed", METRICS.group)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
 
 
 def create(name: str, **options: object) -> object:
@@ -34,36 +28,23 @@ def create(name: str, **options: object) -> object:
     return create_metric(name, model, find_sites(model, (1, 3, 8, 8)), x, y, **options)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", METRICS.shipped)
 def test_metrics_are_known_by_name(name: str) -> None:
     assert create(name).name == name  # type: ignore[attr-defined]
-    assert name in metric_names()
+    assert name in METRICS.names()
 
 
-@pytest.mark.usefixtures("entry_points")
+@pytest.mark.usefixtures("installed")
 def test_metrics_of_installed_packages_are_known() -> None:
-    assert "installed" in metric_names()
+    assert "installed" in METRICS.names()
     assert isinstance(create("installed", seed=3), Installed)
-
-
-@pytest.mark.usefixtures("entry_points")
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("broken", r"'broken' \(no.such.module:Metric\) cannot be imported: ModuleNotFoundError"),
-        ("other", "is no subclass of engine.capacity.CapacityMetric"),
-    ],
-)
-def test_packages_that_do_not_fit_are_named(name: str, message: str) -> None:
-    with pytest.raises(CapacityError, match=message):
-        create(name)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("fischer", {}, "unknown capacity metric 'fischer'; did you mean 'fisher'"),
-        ("accuracy", {}, "known: fisher, synflow"),
+        ("accuracy", {}, "known: .*fisher, .*synflow"),
         (
             "fisher",
             {"tolerence": 0.1},

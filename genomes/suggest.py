@@ -8,7 +8,7 @@ from collections.abc import Collection
 _SHOWN = 20
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
     """The nearest known name as a question, or the known ones when none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     if near:

@@ -1,0 +1,3 @@
+"""A module of a package that is broken."""
+
+Toy = 1 / 0
