@@ -66,7 +66,11 @@ _LOADER = '''"""Run the compiled network; needs apache-tvm and numpy only.
 
 TVM prints "Warning: Scope Loaded:" for every constant; nothing is wrong."""
 
+import os
 from pathlib import Path
+
+# TVM would bind this thread to one core, and all thread pools that are made later with it.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
 import tvm

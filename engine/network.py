@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 ROUND_S = 0.02
 """Each network runs for at least so long in every round."""
-PAUSE_S = 0.005
+PAUSE_S = 0.02
+SETTLE_S = 0.25
 BUILD_LIMIT_S = 300.0
 """Limit of compiling and checking one network."""
 RUN_LIMIT_S = 600.0
@@ -135,8 +136,15 @@ def compile_variant(
     return network, compiled
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], rounds: int, settle_s: float = SETTLE_S
+) -> dict[str, list[float]]:
     """Time functions in turns.
+
+    Args:
+        runs: Functions by name.
+        rounds: Turns of each.
+        settle_s: Each runs for so long outside the clock before each of its turns.
 
     Returns:
         For each function, seconds per call, one entry for each round.
@@ -151,10 +159,13 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            # The threads of the run before may still be spinning; then one call outside the
-            # clock, because it has emptied the caches.
+            # The threads of the run before spin on, and then the scheduler has to find out which
+            # threads belong on which core; until then a call takes twice as long.
             time.sleep(PAUSE_S)
+            settled = time.perf_counter() + settle_s
             run()
+            while time.perf_counter() < settled:
+                run()
             start = time.perf_counter()
             for _ in range(counts[name]):
                 run()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args(arguments)
-    os.environ["TVM_NUM_THREADS"] = str(options.threads)
+    peers.share_process(options.threads)
     console = Console()
     report = {}
     try:
