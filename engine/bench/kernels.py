@@ -246,10 +246,10 @@ def _tune(
         ]
         if not timed:
             raise BenchError(f"no proposed schedule of {workload.name} works: {outcomes[0]}")
-        _, best = min(timed, key=lambda pair: pair[0])
+        best_s, best = min(timed, key=lambda pair: pair[0])
         genes: tuple[Gene, ...] = tuple(g for s in best.statements for g in s.schedule_genes)
         schedules[workload.name] = Genome.of({workload.name: genes})
-        console.print(f"{workload.name}: {1e6 * min(timed)[0]:.1f} us of {len(timed)}")
+        console.print(f"{workload.name}: {1e6 * best_s:.1f} us, the best of {len(timed)}")
     seconds = time.perf_counter() - start
     console.print(f"{count} measurements in {seconds:.0f} s")
 
