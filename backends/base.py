@@ -60,14 +60,6 @@ class Measured:
     def median_s(self) -> float:
         return statistics.median(self.times_s)
 
-    @property
-    def iqr_s(self) -> float:
-        """Interquartile range in seconds; 0 for fewer than two repeats."""
-        if len(self.times_s) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.times_s, n=4, method="inclusive")
-        return high - low
-
 
 @dataclass(frozen=True)
 class Failed:
