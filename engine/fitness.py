@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from backends.base import Failed
@@ -184,6 +184,11 @@ class Evaluator:
                     candidate if isinstance(candidate, Evaluation) else self._evaluation(candidate)
                 )
         return found
+
+    def exactly(self, evaluation: Evaluation) -> Evaluation:
+        """`evaluation` with the capacity computed in full, where an estimate was enough so far."""
+        capacity = math.fsum(self._metric.per_site(evaluation.genome.neural).values())
+        return replace(evaluation, capacity=capacity if math.isfinite(capacity) else 0.0)
 
     def is_legal(self, evaluation: Evaluation) -> bool:
         """Whether a candidate was measured and keeps its capacity and enough parameters."""

@@ -359,6 +359,7 @@ class Search:
         chosen = choose_finalists(
             problem.space, self._archive, self.original, self._config.finalists
         )
+        chosen = [self._evaluator.exactly(evaluation) for evaluation in chosen]
         # A resumed search does not know their kernels yet; the store does.
         self._evaluator.evaluate([e.genome for e in (self.original, *chosen)])
         times, finalists = measure_finalists(

@@ -1,9 +1,10 @@
 """What it costs to check the capacity of ResNet-34 candidates, and whether verdicts are right.
 
-    python -m engine.bench.capacity [--candidates 1000] [--check 200] [--images 8]
+    python -m engine.bench.capacity [--candidates 1000] [--check 200] [--images 8] [--searched]
 
 Random candidates of all transformations and presets, from a tenth to nine tenths of the sites
-transformed, are scored in batches as a generation of a search is.  Of `--check` of them the
+transformed, are scored in batches as a generation of a search is; with `--searched`, the
+candidates of an evolutionary search by modelled latencies are.  Of `--check` of them the
 verdict (C >= C0 or not) is compared with that of a plain implementation: a transformed copy of
 the network, hooks, and one backward pass in float32 with a gradient for every weight.  The last
 line is one JSON object with `seconds_per_1000` (making the metric included) and
@@ -19,6 +20,7 @@ import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +32,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.capacity import CapacityMetric, create_metric
-from engine.config import CapacityConfig
+from engine.capacity.base import Score
+from engine.config import CapacityConfig, parse_config
 from engine.data import load_data
 from engine.models import get_model
+from engine.problem import open_problem
 from engine.resolve import DATA_VARIABLE
+from engine.runs import RunDir
+from engine.search import search_problem
+from engine.tracking import NullTracker
 from genomes.errors import LoopGeneError
 from genomes.genome import Genome
 from genomes.operators import Space, random_genome
@@ -45,6 +52,7 @@ SHARES = (0.1, 0.9)
 """Least and greatest share of transformed sites."""
 
 GENERATION = 50
+SEARCH = {"population": GENERATION, "generations": 10_000, "schedules": 1}
 TARGETS = {"seconds_per_1000": 120.0, "verdict_agreement": 0.99}
 
 
@@ -86,7 +94,8 @@ class Check:
     Attributes:
         metric: The metric that a search uses.
         seconds: Spent on it so far, making it included.
-        ratios: C / C0 of every candidate so far.
+        genomes: The candidates so far.
+        ratios: C / C0 of each of them.
         exact: Candidates that were computed in full.
     """
 
@@ -96,22 +105,21 @@ class Check:
         start = time.perf_counter()
         self.metric: CapacityMetric = create_metric("fisher", model, self.sites, x, y)
         self.seconds = time.perf_counter() - start
+        self.genomes: list[Genome] = []
         self.ratios: list[float] = []
         self.exact = 0
 
-    def score(self, genomes: Sequence[Genome]) -> None:
-        """Score all candidates, a generation at a time."""
-        for first in range(0, len(genomes), GENERATION):
-            batch = genomes[first : first + GENERATION]
-            start = time.perf_counter()
-            scores = self.metric.score(batch)
-            self.seconds += time.perf_counter() - start
-            self.ratios += [score.value / self.metric.original for score in scores]
-            self.exact += sum(score.exact for score in scores)
-            done = len(self.ratios)
-            self._console.print(
-                f"scored {done} of {len(genomes)} candidates, {self.seconds / done:.3f} s each"
-            )
+    def score(self, genomes: Sequence[Genome]) -> list[Score]:
+        """Score a generation."""
+        start = time.perf_counter()
+        scores = self.metric.score(genomes)
+        self.seconds += time.perf_counter() - start
+        self.genomes += genomes
+        self.ratios += [score.value / self.metric.original for score in scores]
+        self.exact += sum(score.exact for score in scores)
+        done = len(self.ratios)
+        self._console.print(f"scored {done} candidates, {self.seconds / done:.3f} s each")
+        return scores
 
     def plain(self, genomes: Sequence[Genome]) -> tuple[list[float], float]:
         """(C / C0 by the plain implementation, its median seconds for a candidate)."""
@@ -127,8 +135,54 @@ class Check:
         return ratios, statistics.median(seconds)
 
 
+class _Watched(CapacityMetric):
+    """The metric of a search, every score of which is counted."""
+
+    name = "watched"
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    @property
+    def original(self) -> float:
+        return self._check.metric.original
+
+    @property
+    def identity(self) -> str:
+        return self._check.metric.identity
+
+    def score(self, genomes: Sequence[Genome]) -> list[Score]:
+        return self._check.score(genomes)
+
+    def per_site(self, genome: Genome) -> dict[str, float]:
+        return self._check.metric.per_site(genome)
+
+
+def search(check: Check, model_name: str, count: int) -> None:
+    """Score the first `count` candidates, at least, of a search by modelled latencies."""
+    entry = get_model(model_name)
+    with tempfile.TemporaryDirectory() as home:
+        config = parse_config(
+            {
+                "name": "bench-capacity",
+                "model": {"spec": model_name, "input_shape": [1, *entry.input_shape]},
+                "backend": {"name": "table"},
+                "search": SEARCH,
+                "budget": {"evaluations": count},
+                "home": home,
+            }
+        )
+        with open_problem(config, make_metric=lambda _: _Watched(check)) as problem:
+            search_problem(problem, RunDir(Path(home)), NullTracker())
+
+
 def run(
-    model_name: str, data: Path | None, images: int, counts: tuple[int, int], console: Console
+    model_name: str,
+    data: Path | None,
+    images: int,
+    counts: tuple[int, int],
+    console: Console,
+    searched: bool = False,
 ) -> dict[str, float]:
     """Measure; `counts` are those of candidates and of checked verdicts.
 
@@ -141,8 +195,13 @@ def run(
         model = entry.factory()
     x, y = load_data("auto", data).minibatch(images, 0, entry.input_shape)
     check = Check(model, x, y, console)
-    genomes = candidates(check.sites, counts[0], seed=0)
-    check.score(genomes)
+    if searched:
+        search(check, model_name, counts[0])
+    else:
+        drawn = candidates(check.sites, counts[0], seed=0)
+        for first in range(0, len(drawn), GENERATION):
+            check.score(drawn[first : first + GENERATION])
+    genomes = check.genomes
     chosen = [i * len(genomes) // counts[1] for i in range(counts[1])]
     expected, plain_s = check.plain([genomes[i] for i in chosen])
     pairs = [(check.ratios[i], ratio) for i, ratio in zip(chosen, expected, strict=True)]
@@ -173,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", type=int, default=200, help="verdicts that are checked")
     parser.add_argument("--images", type=int, default=CapacityConfig().batch)
     parser.add_argument("--model", default="resnet34_cifar")
+    parser.add_argument("--searched", action="store_true", help="candidates of a search")
     parser.add_argument(
         "--data", type=Path, default=os.environ.get(DATA_VARIABLE), help="file of images"
     )
@@ -182,7 +242,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     counts = (options.candidates, options.check)
     try:
-        report = run(options.model, options.data, options.images, counts, console)
+        report = run(
+            options.model, options.data, options.images, counts, console, options.searched
+        )
     except LoopGeneError as error:
         console.print(f"bench-capacity: error: {error}", style="red", soft_wrap=True)
         return 1

@@ -22,7 +22,15 @@ def test_the_last_line_has_the_figures(capsys):
     assert report["verdict_agreement"] in (0, 0.25, 0.5, 0.75, 1)
     assert report["greatest_error"] < 0.05
     assert (report["candidates"], report["checked"], report["images"]) == (8, 4, 2)
-    assert any("scored 8 of 8 candidates" in line for line in lines)
+    assert any("scored 8 candidates" in line for line in lines)
+
+
+def test_candidates_of_a_search(capsys):
+    arguments = [*SMALL, "--candidates", "60", "--check", "2", "--searched"]
+    assert capacity.main(arguments) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 30 < report["candidates"] <= 60
+    assert report["verdict_agreement"] in (0, 0.5, 1)
 
 
 def test_candidates_are_distinct_and_the_same_every_time():

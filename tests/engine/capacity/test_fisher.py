@@ -196,6 +196,49 @@ def test_what_is_near_the_threshold_is_exact() -> None:
     assert near.score([genome])[0].value == exact
 
 
+def drafted_minibatch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 3, 16, 16, generator=generator)
+    return x, torch.randint(10, (32,), generator=generator)
+
+
+def test_drafts_decide_what_is_far_from_the_threshold() -> None:
+    model = seeded(resnet20)
+    x, y = drafted_minibatch()
+    sites = find_sites(model, (1, *x.shape[1:]))
+    every = Genome.of({name: presets.spatial_bottleneck(4) for name in sites.named()})
+    genomes = [every, *random_genomes(sites, 20, seed=5)]
+    metric, exact = metric_of(model, x, y), metric_of(model, x, y, exact=True)
+    scores, expected = metric.score(genomes), exact.score(genomes)
+    assert all(score.exact for score in expected)
+    assert not scores[0].exact
+    assert scores[0].value != pytest.approx(expected[0].value, rel=1e-3)
+    legal = [score.value >= metric.original for score in scores]
+    assert legal == [score.value >= metric.original for score in expected]
+    assert metric_of(model, x, y, threads=3).score(genomes[::-1])[::-1] == scores
+
+
+def test_a_network_that_needs_float32_has_no_drafts() -> None:
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            if x.dtype is not torch.float32:
+                raise TypeError("float32 only")
+            return self.head(x.relu().mean(dim=(2, 3)))
+
+    model = seeded(Strict)
+    x, y = drafted_minibatch()
+    genomes = random_genomes(find_sites(model, (1, *x.shape[1:])), 6)
+    exact = metric_of(model, x, y, exact=True).score(genomes)
+    for score, other in zip(metric_of(model, x, y).score(genomes), exact, strict=True):
+        assert score.value == pytest.approx(other.value, rel=0.02 if is_fast() else 0.5)
+
+
 def test_scores_do_not_depend_on_the_number_of_threads() -> None:
     model = seeded(resnet20)
     x, y = minibatch()
