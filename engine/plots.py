@@ -41,6 +41,8 @@ DASHES = (0, (4, 3))
 MOST_SITES, MOST_NAME = 24, 90
 SLOWEST_SHOWN = 1.6
 """Candidates slower than so many originals are drawn at the edge."""
+LOGARITHMIC_FROM = 20.0
+"""Capacities that differ by so much have a logarithmic axis."""
 
 
 def draw_run(run_dir: Path, original: Mapping[str, Any] | None = None) -> list[Path]:
@@ -124,6 +126,10 @@ def pareto(run: RunData) -> Figure | None:
                  label="capacity to keep")  # fmt: skip
     axes.set_xlabel(f"latency ({unit})")
     axes.set_ylabel("capacity / capacity of the original")
+    ratios = [c.capacity_ratio or 0.0 for c in known]
+    if 0 < min(ratios) < max(ratios) / LOGARITHMIC_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     _legend(axes)
     return figure
 

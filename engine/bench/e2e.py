@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args(arguments)
     peers.share_process(options.threads)
+    # PyTorch's own, one for each tree that torch.export copies.
+    warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
     console = Console()
     report = {}
     try:

@@ -47,9 +47,9 @@ FEWEST_DRAFTED = 4
 """Images of a draft: below, the statistics of BatchNorm say too little."""
 
 DRAFT_FACTOR = 2.0
-"""A draft decides when it is so many times above or below the threshold.  Drafts on 8 of 32 images
-differ from the score by 9 % on ResNet-34 and by up to 20 % on ResNet-20 (standard deviation), and
-the original's, to which they are relative, by as much."""
+"""A draft decides when it is so many times above or below the threshold.  Near it, drafts on 8 of
+32 images are off by 9 % on ResNet-34 and by up to 20 % on ResNet-20 (standard deviation), and so
+is the original's, to which they are relative; far above it by up to three times."""
 
 MEMORY_SHARE = 0.5
 """Of the available memory, for the activations of all threads together."""

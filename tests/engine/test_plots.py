@@ -123,6 +123,15 @@ def test_front_of_latency_and_capacity(run: RunData):
     assert labelled(axes, "original").get_xdata()[0] == pytest.approx(10.0)
 
 
+def test_capacities_far_apart_have_a_logarithmic_axis(run: RunData):
+    assert axes_of(plots.pareto(run)).get_yscale() == "linear"
+    records = [dict(record) for record in run.history]
+    records[0]["candidates"] = [
+        {**c, "capacity": 50 * (c["capacity"] or 1)} for c in records[0]["candidates"]
+    ]
+    assert axes_of(plots.pareto(replace(run, history=records))).get_yscale() == "log"
+
+
 def test_tolerance_makes_candidates_legal(run: RunData):
     tolerant = replace(run, tolerance=0.15)
     assert all(c.legal for c in tolerant.candidates)
