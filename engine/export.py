@@ -64,12 +64,11 @@ if __name__ == "__main__":
 
 _LOADER = '''"""Run the compiled network; needs apache-tvm and numpy only.
 
-TVM prints "Warning: Scope Loaded:" for every constant; nothing is wrong."""
+TVM warns "Scope Loaded" harmlessly; unbound, it leaves other thread pools their cores."""
 
 import os
 from pathlib import Path
 
-# TVM would bind this thread to one core, and all thread pools that are made later with it.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
