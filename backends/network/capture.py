@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,23 @@ from genomes.sites import find_sites, replace_module
 
 
 class _SiteCall(nn.Module):
-    """Stands for a site while the network is traced."""
+    """Stands for a site while the network is traced.
 
-    def __init__(self, number: int, shape: Sequence[int]) -> None:
+    Attributes of the convolution that a network reads (`stride`, `out_channels`, ...) are there.
+    """
+
+    def __init__(self, number: int, shape: Sequence[int], site: nn.Module) -> None:
         super().__init__()
         self.number = number
         self.shape = list(shape)
+        # No submodule: its weights are no part of what is traced.
+        self.__dict__["site"] = site
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["site"], name)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.loopgene.site(x, None, self.number, self.shape, "")
@@ -53,8 +65,9 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> CapturedNetwork:
         assert isinstance(conv, nn.Conv2d)
         modules[found.name] = SiteConv2d.from_conv(conv, LoopNest.fresh(found.shape))
     for name, module in modules.items():
-        call = _SiteCall(len(kernels), module.nest.shape.output_shape)
-        replace_module(network, network.get_submodule(name), call)
+        site = network.get_submodule(name)
+        call = _SiteCall(len(kernels), module.nest.shape.output_shape, site)
+        replace_module(network, site, call)
         weights = [w.detach().cpu().numpy().copy() for w in module.weights]
         bias = None if module.bias is None else module.bias.detach().cpu().numpy().copy()
         kernels.append(SiteKernel(name, module.nest, weights, bias))

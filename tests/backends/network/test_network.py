@@ -141,6 +141,24 @@ def test_convolutions_that_are_no_sites_are_compiled_too() -> None:
     check(Sizes())
 
 
+@pytest.mark.parametrize("genes", [{}, {"other": GENES["first"]}])
+def test_a_network_may_read_the_geometry_of_its_convolutions(
+    genes: dict[str, tuple[Gene, ...]],
+) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.other = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x) if self.conv.stride == (1, 1) else x
+            return self.other(y) * self.other.out_channels
+
+    model = Reader()
+    check(transform(model, find_sites(model, SHAPE), Genome.of(genes)).eval())
+
+
 def test_data_dependent_control_flow_is_one_clear_error() -> None:
     class Branch(nn.Module):
         def __init__(self) -> None:
