@@ -76,6 +76,7 @@ def run(job: KernelJob, stage: Stage) -> Outcome:
     import tvm
 
     from backends.lowering import LoweringError, build_kernel
+    from backends.lowering.layout import unpack_channels
 
     try:
         kernel = build_kernel(job.nest, dict(job.target))
@@ -85,12 +86,11 @@ def run(job: KernelJob, stage: Stage) -> Outcome:
         return Failed(FailureKind.BUILD_ERROR, str(error))
     stage("check")
     operands = operands_of(job.nest.unscheduled())
-    packed = kernel.pack(operands.weights, operands.bias)
-    # What the kernel does not write stays NaN.
-    output = np.full(kernel.output_shape, np.nan, np.float32)
-    arguments = [tvm.runtime.tensor(a) for a in (operands.x, *packed, output)]
+    arrays = kernel.arguments(operands.x, operands.weights, operands.bias)
+    arguments = [tvm.runtime.tensor(a) for a in arrays]
     kernel.module["main"](*arguments)
-    wrong = difference(arguments[-1].numpy(), operands.expected, job.options)
+    result = unpack_channels(arguments[-1].numpy())
+    wrong = difference(result, operands.expected, job.options)
     if wrong is not None:
         return Failed(FailureKind.WRONG_RESULT, wrong)
     stage("measure")

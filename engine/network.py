@@ -18,7 +18,7 @@ from backends.base import Failed, FailureKind, NetworkTarget
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
 from engine.config import ExperimentConfig, ModelConfig
-from genomes.errors import LoopGeneError
+from genomes.errors import LoopGeneError, ModelError
 from genomes.gene import Gene
 from genomes.genome import FORMAT, VERSION, Genome
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from backends.network import CompiledNetwork
+    from genomes.sites import Sites
 
 ROUND_S = 0.02
 """Each network runs for at least so long in every round."""
@@ -82,7 +83,6 @@ def build_model(config: ModelConfig) -> nn.Module:
     import torch
 
     from engine.models import load_model
-    from genomes.errors import ModelError
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -98,6 +98,22 @@ def build_model(config: ModelConfig) -> nn.Module:
                 "save them with torch.save(model.state_dict(), ...)"
             ) from error
     return model
+
+
+def laid_out(model: nn.Module, sites: Sites, target: NetworkTarget | None) -> Sites:
+    """`sites` with the layouts of their activations in the compiled network.
+
+    They stay in NCHW where whole networks are not compiled: on a backend without networks, and
+    for a network that cannot be traced.
+    """
+    if target is None:
+        return sites
+    from backends.network import with_layouts
+
+    try:
+        return with_layouts(model, sites, target.features.lanes)
+    except ModelError:
+        return sites
 
 
 def schedule_of(target: NetworkTarget, schedules: Mapping[str, tuple[Gene, ...]]) -> Any:

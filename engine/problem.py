@@ -21,7 +21,7 @@ from engine.data import load_data
 from engine.finalists import EndToEnd, end_to_end
 from engine.fitness import Objective
 from engine.kernels import Kernels
-from engine.network import Variant, build_model
+from engine.network import Variant, build_model, laid_out
 from engine.stages import Stages
 from genomes.errors import LoopGeneError, ModelError
 from genomes.genome import Genome, replay
@@ -137,7 +137,7 @@ def open_problem(
         )
         stages = Stages()
         kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
-        sites = _measurable(sites, kernels)
+        sites = _measurable(laid_out(model, sites, inner.network_target()), kernels)
         metric = make_metric(sites) if make_metric else _metric(config, model, sites)
         problem = Problem(
             config=config,

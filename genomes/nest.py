@@ -55,6 +55,10 @@ class ConvShape:
         groups: Number of groups; divides both channel counts.
         padding_mode: One of `PADDING_MODES`, as in `torch.nn.Conv2d`.
         bias: Whether a bias of shape (C_out,) is added.
+        input_lanes: Channels that are stored innermost in the input, (N, C_in / x, H, W, x):
+            the layout NCHW[x]c; 0 for NCHW. Divides C_in. A convolution takes the layouts of
+            its neighbours in the network; what it computes does not depend on them.
+        output_lanes: The same for the output.
     """
 
     batch: int
@@ -68,6 +72,8 @@ class ConvShape:
     groups: int = 1
     padding_mode: str = "zeros"
     bias: bool = False
+    input_lanes: int = 0
+    output_lanes: int = 0
 
     @property
     def out_size(self) -> tuple[int, int]:

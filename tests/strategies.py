@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -31,8 +32,16 @@ def random_shape(rng: random.Random) -> ConvShape:
             padding_mode=mode,
             bias=rng.random() < 0.5,
         )
+        lanes = [rng.choice(_lanes(c)) for c in (shape.in_channels, shape.out_channels)]
+        shape = replace(shape, input_lanes=lanes[0], output_lanes=lanes[1])
         if min(shape.out_size) >= 1:
             return shape
+
+
+def _lanes(channels: int) -> list[int]:
+    """Blocks of channels in which an activation can be stored, NCHW as often as not."""
+    blocks = [lanes for lanes in (2, 4, 8, 16) if channels % lanes == 0]
+    return [*blocks, *[0] * (len(blocks) + 1)]
 
 
 def random_nest(

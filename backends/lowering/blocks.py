@@ -46,3 +46,10 @@ def block(name: str, extents: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """A block inside one loop for each of its axes; yields the axes by name."""
     with loops(extents) as variables, T.sblock(name):
         yield {loop: axis(loop, extents[loop], variables[loop]) for loop in extents}
+
+
+def at(lanes: int, n: Any, channel: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    """The place of an element of an activation stored as NCHW, or as NCHW[lanes]c."""
+    if not lanes:
+        return (n, channel, y, x)
+    return (n, channel // lanes, y, x, channel % lanes)

@@ -25,9 +25,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
 
-from backends.lowering.blocks import ZERO, argument, axis, block, loops, temporary
+from backends.lowering.blocks import ZERO, argument, at, axis, block, loops, temporary
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from backends.lowering.geometry import StatementForm, kernel_packings, statement_forms
+from backends.lowering.layout import stored
 from backends.lowering.padding import emit_copy
 from genomes.nest import REDUCTION_LOOPS, LoopNest
 
@@ -35,21 +36,22 @@ from genomes.nest import REDUCTION_LOOPS, LoopNest
 def nest_function(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tirx.PrimFunc:
     """The kernel `main(input, residual if any, *weights, bias if any, output)`, unscheduled.
 
-    `input` is (N, C_in, H, W), `output` (N, C_out, H_out, W_out), `bias` (C_out,); the weights
-    are those of `kernel_packings`, in order.
+    `input` is (N, C_in, H, W), `output` (N, C_out, H_out, W_out), both in the layouts of the
+    nest's shape, `bias` (C_out,); the weights are those of `kernel_packings`, in order.
     """
     shape = nest.shape
     forms = statement_forms(nest, epilogue)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("main")
-        data = argument("input", shape.input_shape)
-        residual = argument("residual", shape.output_shape) if epilogue.residual else None
+        data = argument("input", stored(shape.input_shape, shape.input_lanes))
+        result_shape = stored(shape.output_shape, shape.output_lanes)
+        residual = argument("residual", result_shape) if epilogue.residual else None
         weights = [
             argument(f"weight_{i}", packing.shape)
             for i, packing in enumerate(kernel_packings(nest))
         ]
         bias = argument("bias", (shape.out_channels,)) if shape.bias else None
-        output = argument("output", shape.output_shape)
+        output = argument("output", result_shape)
         copies = _copies_beforehand(forms, shape.padding_mode, data)
         for form in forms:
             source = copies.get(form.source, data)
@@ -97,36 +99,41 @@ class _Emitter:
     def _conv(self, source: Any, result: Any) -> None:
         form, s = self.form, self.form.statement
         extents = {loop.name: loop.extent for loop in form.fresh_loops}
-        with loops(extents) as at, T.sblock(f"conv_{form.index}"):
-            n, co = (axis(name, extents[name], at[name]) for name in ("n", "co"))
+        with loops(extents) as i, T.sblock(f"conv_{form.index}"):
+            n, co = (axis(name, extents[name], i[name]) for name in ("n", "co"))
             if form.flat:
-                both = axis("at", s.rows * s.columns, at["ho"] * s.columns + at["wo"])
+                both = axis("at", s.rows * s.columns, i["ho"] * s.columns + i["wo"])
                 y, x, place = both // s.columns, both % s.columns, [n, co, both]
             else:
-                y, x = (axis(name, extents[name], at[name]) for name in ("ho", "wo"))
+                y, x = (axis(name, extents[name], i[name]) for name in ("ho", "wo"))
                 place = [n, co, y, x]
             if not form.accumulates:
-                place = [n, s.co.start + co, s.ho.start + y, s.wo.start + x]
+                box = (s.co.start + co, s.ho.start + y, s.wo.start + x)
+                place = list(at(form.output_lanes, n, *box))
             ci, kh, kw = (
-                axis(name, extents[name], at[name], reduction=True) for name in REDUCTION_LOOPS
+                axis(name, extents[name], i[name], reduction=True) for name in REDUCTION_LOOPS
             )
             with T.init():
                 T.buffer_store(result, self._start(co), place)
-            read = source[(n, self._channel(co, ci), *self._taps(y, x, kh, kw))]
+            read = source[self._read(n, self._channel(co, ci), y, x, (kh, kw))]
             lanes = form.packing.lanes
             packed = (co // lanes, ci, kh, kw, co % lanes) if lanes else (co, ci, kh, kw)
             T.buffer_store(result, result[tuple(place)] + read * self.weight[packed], place)
 
-    def _taps(self, y: Any, x: Any, kh: Any, kw: Any) -> tuple[Any, ...]:
-        """Where tap (kh, kw) of the output element (y, x) is read."""
-        rows, columns = self.form.spans
-        row = y * rows.step + kh * rows.dilation
-        tap = kw * columns.dilation
-        if not self.form.pads:
-            return row + rows.first, x * columns.step + tap + columns.first
-        if self.form.phases == 1:
-            return row, 0, x * columns.step + tap
-        return row, tap % columns.step, x + tap // columns.step
+    def _read(self, n: Any, channel: Any, y: Any, x: Any, taps: tuple[Any, Any]) -> Any:
+        """Where tap (kh, kw) of the output element (y, x) is stored, in the input or its copy."""
+        form = self.form
+        (rows, columns), (kh, kw) = form.spans, taps
+        row, tap = y * rows.step + kh * rows.dilation, kw * columns.dilation
+        if not form.pads:
+            column = x * columns.step + tap + columns.first
+            return at(form.input_lanes, n, channel, row + rows.first, column)
+        if form.phases > 1:
+            return (n, channel, row, tap % columns.step, x + tap // columns.step)
+        column = x * columns.step + tap
+        if form.copy_lanes:
+            return at(form.copy_lanes, n, channel, row, column)
+        return (n, channel, row, 0, column)
 
     def _start(self, co: Any) -> Any:
         """What the accumulation starts from: channels that repeat get their bias later."""
@@ -173,6 +180,6 @@ class _Emitter:
                 value = value + self.bias[channel]
             y = s.ho.start + y * s.repeat_ho + v.get("repeat_ho", 0)
             x = s.wo.start + x * s.repeat_wo + v.get("repeat_wo", 0)
-            place = (v["n"], channel, y, x)
+            place = at(self.form.output_lanes, v["n"], channel, y, x)
             residual = None if self.residual is None else self.residual[place]
             T.buffer_store(self.output, self.form.epilogue.apply(value, residual), list(place))

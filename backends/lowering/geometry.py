@@ -75,6 +75,7 @@ class StatementForm:
         argument: The number of that argument among the kernel's weights.
         source: Index of the statement whose padded copy of the input is read.
         epilogue: What is done to the result on its way to the output.
+        input_lanes, output_lanes: Channels stored innermost in input and output, 0 for NCHW.
     """
 
     index: int
@@ -86,6 +87,13 @@ class StatementForm:
     argument: int
     source: int
     epilogue: Epilogue = NO_EPILOGUE
+    input_lanes: int = 0
+    output_lanes: int = 0
+
+    @cached_property
+    def by_columns(self) -> bool:
+        """Whether vectors hold neighbouring columns."""
+        return "wo" in "".join(x.name for x in self.schedule.loops if x.mark == "vectorize")
 
     @cached_property
     def phases(self) -> int:
@@ -94,13 +102,21 @@ class StatementForm:
         Column `q*phases + p` is element q of part p: with stride s, the columns that one tap
         reads lie side by side, so that a vector of them is loaded at once.
         """
-        vector = "".join(x.name for x in self.schedule.loops if x.mark == "vectorize")
-        return self.spans[1].step if "wo" in vector else 1
+        return self.spans[1].step if self.by_columns else 1
 
     @property
     def pads(self) -> bool:
-        """Whether a copy of the input is made, with its padding."""
-        return self.phases > 1 or not all(span.inside for span in self.spans)
+        """Whether a copy of the input is made: for its padding, or for another layout."""
+        unpacks = self.input_lanes > 0 and self.by_columns
+        return unpacks or self.phases > 1 or not all(span.inside for span in self.spans)
+
+    @cached_property
+    def copy_lanes(self) -> int:
+        """Channels stored innermost in the copy: those of the input, if whole blocks are read."""
+        a, lanes = self.statement.inputs, self.input_lanes
+        if not lanes or self.by_columns or not a.contiguous:
+            return 0
+        return 0 if a.start % lanes or a.groups * a.count % lanes else lanes
 
     @property
     def pads_at_loop(self) -> bool:
@@ -117,14 +133,20 @@ class StatementForm:
         """What is copied: statements with equal copies made beforehand share one."""
         a = self.statement.inputs
         channels = (a.start, a.groups * a.count) if a.contiguous else a
-        return (channels, self.spans, self.phases)
+        return (channels, self.spans, self.phases, self.copy_lanes)
 
     @cached_property
     def padded_shape(self) -> tuple[int, ...]:
-        """(N, channels read, rows, phases, columns of one phase)."""
+        """(N, channels read, rows, phases, columns of one phase), or packed.
+
+        Packed it is (N, channels read / lanes, rows, columns, lanes).
+        """
         a, (rows, columns) = self.statement.inputs, self.spans
+        channels, lanes = a.groups * a.count, self.copy_lanes
+        if lanes:
+            return (self.batch, channels // lanes, rows.span, columns.span, lanes)
         parts = (self.phases, ceil(columns.span / self.phases))
-        return (self.batch, a.groups * a.count, rows.span, *parts)
+        return (self.batch, channels, rows.span, *parts)
 
     @cached_property
     def padded_elements(self) -> int:
@@ -140,7 +162,8 @@ class StatementForm:
     def accumulates(self) -> bool:
         """Whether there is an accumulator, written back, beside the output."""
         placed = self.schedule.anchor("cache_write") is not None
-        return placed or self.statement.repeats or bool(self.epilogue)
+        rewritten = self.statement.repeats or self.output_lanes > 0
+        return placed or rewritten or bool(self.epilogue)
 
     @property
     def fresh_loops(self) -> tuple[Loop, ...]:
@@ -196,6 +219,8 @@ def statement_forms(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tuple[S
             argument=packings.index(packing),
             source=index,
             epilogue=epilogue,
+            input_lanes=nest.shape.input_lanes,
+            output_lanes=nest.shape.output_lanes,
         )
         if form.pads and not form.pads_at_loop:
             form = replace(form, source=owners.setdefault(form.copy, index))

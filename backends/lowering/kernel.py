@@ -16,9 +16,10 @@ from backends.lowering.compute import nest_function
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from backends.lowering.errors import LoweringError
 from backends.lowering.geometry import Packing, kernel_packings, statement_forms
+from backends.lowering.layout import pack_channels, stored
 from backends.lowering.pipeline import build
 from backends.lowering.schedule import TVM_REFUSALS, Replay, first_line
-from genomes.nest import LoopNest
+from genomes.nest import ConvShape, LoopNest
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,33 @@ class CompiledKernel:
 
     Attributes:
         module: TVM's module; `main(input, *packed, output)` computes the site.
-        input_shape: (N, C_in, H, W).
-        output_shape: (N, C_out, H_out, W_out).
+        shape: The shapes of input and output, and their layouts.
         packings: The weight arguments.
-        has_bias: Whether the last packed argument is the bias, (C_out,).
     """
 
     module: tvm.runtime.Module
-    input_shape: tuple[int, int, int, int]
-    output_shape: tuple[int, int, int, int]
+    shape: ConvShape
     packings: tuple[Packing, ...]
-    has_bias: bool
+
+    def arguments(
+        self,
+        x: np.ndarray,
+        weights: Sequence[np.ndarray],
+        bias: np.ndarray | None,
+    ) -> list[np.ndarray]:
+        """All arguments as the kernel reads them; the last, the output, is NaN so far.
+
+        Args:
+            x: (N, C_in, H, W).
+            weights, bias: As in `pack`.
+
+        Raises:
+            ValueError: A bias is given to a site without one, or missing.
+        """
+        shape = self.shape
+        output = np.full(stored(shape.output_shape, shape.output_lanes), np.nan, np.float32)
+        packed = self.pack(weights, bias)
+        return [pack_channels(x, shape.input_lanes), *packed, output]
 
     def pack(self, weights: Sequence[np.ndarray], bias: np.ndarray | None) -> list[np.ndarray]:
         """The arguments between input and output, laid out as the kernel reads them.
@@ -50,7 +67,7 @@ class CompiledKernel:
         Raises:
             ValueError: A bias is given to a site without one, or missing.
         """
-        return _arguments(self.packings, self.has_bias, weights, bias)
+        return _arguments(self.packings, self.shape.bias, weights, bias)
 
 
 def build_kernel(nest: LoopNest, target: dict[str, Any]) -> CompiledKernel:
@@ -69,10 +86,7 @@ def build_kernel(nest: LoopNest, target: dict[str, Any]) -> CompiledKernel:
     except (*TVM_REFUSALS, tvm.error.InternalError) as error:
         genes = "; ".join(str(g) for s in nest.statements for g in s.schedule_genes)
         raise LoweringError(f"TVM cannot build [{genes}]: {first_line(error)}") from error
-    shape = nest.shape
-    return CompiledKernel(
-        module, shape.input_shape, shape.output_shape, kernel_packings(nest), shape.bias
-    )
+    return CompiledKernel(module, nest.shape, kernel_packings(nest))
 
 
 def lower(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tvm.IRModule:

@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
 
 from backends.lowering.blocks import ZERO, block, loops
+from backends.lowering.blocks import at as stored_at
 from backends.lowering.geometry import Span, StatementForm
 
 
@@ -26,6 +27,9 @@ def emit_copy(form: StatementForm, mode: str, data: Any, padded: Any) -> None:
         data: The input, (N, C_in, H, W).
         padded: The copy, of shape `form.padded_shape`.
     """
+    if form.copy_lanes:
+        packed_copy(form, mode, data, padded)
+        return
     stage = _Copy(form, mode, data, padded)
     if form.pads_at_loop:
         stage.by_elements()
@@ -49,7 +53,7 @@ class _Copy:
         with block(self._name, self._extents) as v:
             column = v["column"] * self._form.phases + v["phase"]
             at = [_source(rows, v["row"], self._mode), _source(columns, column, self._mode)]
-            value = self._data[(v["n"], self._channel(v["c"]), *at)]
+            value = self._element(v["n"], self._channel(v["c"]), *at)
             if self._mode == "zeros":
                 inside = [_is_inside(rows, v["row"]), _is_inside(columns, column)]
                 value = tirx.if_then_else(tirx.all(*inside), value, ZERO)
@@ -63,8 +67,10 @@ class _Copy:
         with block(self._name, {name: self._extents[name] for name in ("n", "c", "row")}) as v:
             target = (v["n"], v["c"], v["row"])
             source = (v["n"], self._channel(v["c"]), _source(rows, v["row"], self._mode))
+            lanes = self._form.input_lanes
+            region = stored_at(lanes, *source, slice(0, columns.size))
             parts = {name: self._extents[name] for name in ("phase", "column")}
-            T.reads(self._data[(*source, slice(0, columns.size))])
+            T.reads(self._data[region])
             T.writes(self._padded[(*target, *(slice(0, extent) for extent in parts.values()))])
             if self._mode != "zeros" or rows.inside:
                 self._row(target, source)
@@ -75,7 +81,7 @@ class _Copy:
                 with T.Else(), loops(parts) as at:
                     T.buffer_store(self._padded, ZERO, [*target, *at.values()])
 
-    def _row(self, target: tuple[Any, ...], source: tuple[Any, ...]) -> None:
+    def _row(self, target: tuple[Any, ...], source: tuple[Any, Any, Any]) -> None:
         columns, phases = self._form.spans[1], self._form.phases
         left, right = columns.interior
         edges = {"before": (0, left), "inside": (left, right), "after": (right, columns.span)}
@@ -87,8 +93,11 @@ class _Copy:
                 value: Any = ZERO
                 if segment == "inside" or self._mode != "zeros":
                     column = (start + x) * phases + phase
-                    value = self._data[(*source, _mirrored(columns, column, self._mode, segment))]
+                    value = self._element(*source, _mirrored(columns, column, self._mode, segment))
                 T.buffer_store(self._padded, value, [*target, phase, start + x])
+
+    def _element(self, n: Any, channel: Any, y: Any, x: Any) -> Any:
+        return self._data[stored_at(self._form.input_lanes, n, channel, y, x)]
 
     def _channel(self, c: Any) -> Any:
         """The input channel that channel `c` of the copy holds."""
@@ -128,3 +137,18 @@ def _mirrored(span: Span, position: Any, mode: str, segment: str) -> Any:
     if mode == "replicate":
         return 0 if segment == "before" else span.size - 1
     return index + span.size if segment == "before" else index - span.size
+
+
+def packed_copy(form: StatementForm, mode: str, data: Any, padded: Any) -> None:
+    """Emit the block that fills a packed copy: element by element, each a vector of channels."""
+    rows, columns = form.spans
+    first = form.statement.inputs.start // form.copy_lanes
+    names = ("n", "c", "row", "column", "lane")
+    extents = dict(zip(names, form.padded_shape, strict=True))
+    with block(f"pad_{form.index}", extents) as v:
+        y, x = _source(rows, v["row"], mode), _source(columns, v["column"], mode)
+        value = data[v["n"], first + v["c"], y, x, v["lane"]]
+        if mode == "zeros" and not (rows.inside and columns.inside):
+            inside = tirx.all(_is_inside(rows, v["row"]), _is_inside(columns, v["column"]))
+            value = tirx.if_then_else(inside, value, ZERO)
+        T.buffer_store(padded, value, list(v.values()))

@@ -25,6 +25,12 @@ of that when it fills more than half of it."""
 DEAL_SLOTS = 0.5
 """What an element costs more when the columns of the copy are dealt out by the stride."""
 
+BLOCK_SLOTS = 0.2
+"""Copying an element of a packed input, a vector of channels at a time."""
+
+UNPACK_SLOTS = 1.0
+"""What an element of a packed input costs more when its channels are taken apart."""
+
 PARALLEL_SLOTS = 4000.0
 """Waking the other threads and waiting for them."""
 
@@ -97,16 +103,20 @@ def _slots(
     tasks = prod(list(counts.values())[: plan.fused])
     per_task = per_tile * prod(counts.values()) / tasks
     beforehand = 0.0
-    deals = not plan.tile.by_channel and plan.tile.width > 1 and form.spans[1].step > 1
-    dealing = DEAL_SLOTS if deals else 0.0
+    by_columns = not plan.tile.by_channel and plan.tile.width > 1
+    deals = by_columns and form.spans[1].step > 1
+    unpacks = by_columns and form.input_lanes > 0
+    rearranging = deals * DEAL_SLOTS + unpacks * UNPACK_SLOTS
+    blocks = form.copy_lanes > 0 and not by_columns
     if plan.pads_inside:
         rows, columns = _padded_by_task(form, plan, counts)
         crowded = 8 * rows * columns > cpu.l1_bytes
-        per_element = PAD_SLOTS + (FAR_SLOTS / 2 if crowded else 0.0)
-        per_element += dealing
-        per_task += rows * (PAD_ROW_INSIDE_SLOTS + columns * per_element)
-    elif form.pads or deals:
-        beforehand = _copy_slots(form, cpu) + form.padded_elements * dealing
+        per_element = BLOCK_SLOTS if blocks else PAD_SLOTS
+        per_element += rearranging + (FAR_SLOTS / 2 if crowded else 0.0)
+        per_row = 0.0 if blocks else PAD_ROW_INSIDE_SLOTS
+        per_task += rows * (per_row + columns * per_element)
+    elif form.pads or deals or unpacks:
+        beforehand = _copy_slots(form, cpu, blocks) + form.padded_elements * rearranging
         if form.pads_in_parallel and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
         beforehand /= sharers
@@ -115,9 +125,9 @@ def _slots(
     return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task
 
 
-def _copy_slots(form: StatementForm, cpu: CpuFeatures) -> float:
+def _copy_slots(form: StatementForm, cpu: CpuFeatures, blocks: bool) -> float:
     elements, columns = form.padded_elements, form.spans[1].span
-    per_element = PAD_SLOTS + PAD_ROW_SLOTS / columns
+    per_element = BLOCK_SLOTS if blocks else PAD_SLOTS + PAD_ROW_SLOTS / columns
     if 4 * elements > cpu.l1_bytes:
         per_element += FAR_SLOTS
     return elements * per_element

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 from tvm import s_tir
@@ -16,9 +16,17 @@ SHORT_REDUCTION = 64
 
 def schedule_copy(sch: s_tir.Schedule, form: StatementForm) -> None:
     """Pad before the convolution: channels in parallel."""
+    pad = sch.get_sblock(f"pad_{form.index}")
+    vectorize_copy(sch, pad, form)
     if form.pads_in_parallel:
-        n, c, _ = sch.get_loops(sch.get_sblock(f"pad_{form.index}"))
-        sch.parallel(sch.fuse(n, c))
+        n, c, row, *_ = sch.get_loops(pad)
+        sch.parallel(sch.fuse(n, c, row) if form.copy_lanes else sch.fuse(n, c))
+
+
+def vectorize_copy(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
+    """Copy a block of channels at a time."""
+    if form.copy_lanes:
+        sch.vectorize(sch.get_loops(pad)[-1])
 
 
 def schedule_root_write(sch: s_tir.Schedule, write: Any, form: StatementForm) -> None:
@@ -37,9 +45,13 @@ def schedule_write_back(sch: s_tir.Schedule, write: Any, form: StatementForm) ->
     """
     loops = sch.get_loops(write)[-form.write_axes :]
     extents = [int(sch.get(loop).extent) for loop in loops]
-    if form.schedule.lanes("accumulator") and _transposes_unrolled(form, prod(extents)):
+    packed = form.schedule.lanes("accumulator") and not form.output_lanes
+    if packed and _transposes_unrolled(form, prod(extents)):
         for loop in loops:
             sch.unroll(loop)
+        return
+    if form.output_lanes:
+        _store_blocks(sch, loops, extents, form)
         return
     row, extent = loops[-1], extents[-1]
     if form.statement.repeat_wo > 1:
@@ -48,6 +60,18 @@ def schedule_write_back(sch: s_tir.Schedule, write: Any, form: StatementForm) ->
     if width > 1:
         _, vector = sch.split(row, [None, width])
         sch.vectorize(vector)
+
+
+def _store_blocks(
+    sch: s_tir.Schedule, loops: list[Any], extents: list[int], form: StatementForm
+) -> None:
+    """Write back to a packed output: whole blocks of channels, innermost."""
+    at = 2 if form.statement.repeats_channels > 1 else 1
+    width = gcd(extents[at], form.output_lanes)
+    outer, lane = sch.split(loops[at], [None, width])
+    sch.reorder(outer, *loops[at + 1 :], lane)
+    if width > 1:
+        sch.vectorize(lane)
 
 
 def _transposes_unrolled(form: StatementForm, elements: int) -> bool:

@@ -105,13 +105,21 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     shapes = [(r, c, False) for r in _divisors(s.rows, MOST_ROWS) for c in _divisors(s.columns)]
     if can_be_flat(form):
         shapes += [(1, c, True) for c in _divisors(s.rows * s.columns)]
-    for channels in _widths(s.kept_co // s.groups, MOST_CHANNELS, cpu):
+    for channels in _channel_widths(form, cpu):
         registers = ceil(channels / cpu.lanes)
         operands = registers + (registers > 1)
         for rows, columns, flat in shapes:
             accumulators = rows * columns * registers
             if accumulators <= most and accumulators + operands <= cpu.registers:
                 yield Tile(True, channels, rows, columns, channels, flat)
+
+
+def _channel_widths(form: StatementForm, cpu: CpuFeatures) -> list[int]:
+    """Output channels that read the same inputs; or those of a depthwise block, one each."""
+    s = form.statement
+    if s.groups > 1 and s.kept_co == s.groups and form.copy_lanes:
+        return [form.copy_lanes]
+    return _widths(s.kept_co // s.groups, MOST_CHANNELS, cpu)
 
 
 def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
@@ -159,7 +167,10 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
         accumulators = pixels * width
         weights = sum(pieces(tile.channels, cpu.lanes))
         loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
-        written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
+        if form.output_lanes:
+            written = STORE_SLOTS * pixels * weights
+        else:
+            written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
     else:
         if s.inputs.count == 1 and cpu.lanes == LINE_LANES:
             # The loads decide, and half a register is as good as a whole one.
@@ -167,7 +178,10 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
         lines = tile.rows * (tile.columns // tile.width)
         accumulators = lines * width * tile.channels
         loads = BROADCAST_SLOTS * tile.channels + lines * _line_load_slots(form, cpu, tile)
-        written = STORE_SLOTS * lines * tile.channels * sum(pieces(tile.width, cpu.lanes))
+        if form.output_lanes:
+            written = SCALAR_SLOTS * tile.elements
+        else:
+            written = STORE_SLOTS * lines * tile.channels * sum(pieces(tile.width, cpu.lanes))
         if _unrolls_reduction(form, tile):
             # Tiles follow each other without a loop in between, so their chains overlap.
             chains = 0

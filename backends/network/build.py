@@ -11,8 +11,11 @@ import numpy as np
 from torch import nn
 
 from backends.lowering.epilogue import Epilogue
+from backends.lowering.layout import stored
 from backends.network.capture import capture
 from backends.network.fusion import SITE_OP, CapturedNetwork
+from backends.network.layouts import choose_layouts
+from backends.network.operators import converters
 from backends.network.rest import SCHEDULED, schedule_rest
 from genomes.nest import LoopNest
 
@@ -80,6 +83,7 @@ def compile_network(
     target: dict[str, Any],
     schedule: ScheduleOf,
     lanes: int = 8,
+    blocks: int | None = None,
 ) -> CompiledNetwork:
     """Compile a network for the CPU.
 
@@ -89,7 +93,8 @@ def compile_network(
         input_shape: (N, C, H, W).
         target: A TVM target, `{"kind": "llvm", ...}`.
         schedule: Gives an unscheduled nest its schedule.
-        lanes: float32 lanes of a vector register, for what is no site.
+        lanes: float32 lanes of a vector register.
+        blocks: Channels in a block of an activation, 0 for NCHW; `lanes` if it is not given.
 
     Raises:
         ModelError: `torch.export` cannot trace the network.
@@ -101,6 +106,7 @@ def compile_network(
     from backends.lowering.pipeline import registered
 
     captured = capture(model, input_shape)
+    choose_layouts(captured, lanes if blocks is None else blocks)
     mod = _import(captured, schedule)
     tvm_target = tvm.target.Target(target)
     with tvm_target:
@@ -142,7 +148,8 @@ def _import(captured: CapturedNetwork, schedule: ScheduleOf) -> Any:
             functions[key] = builder.add_func(function.with_attr(SCHEDULED, 1), name)
         inputs = [importer.env[n] for n in (x, residual) if n is not None]
         constants = [relax.const(a) for a in pack(nest, kernel.weights, kernel.bias)]
-        out_type = relax.TensorType(nest.shape.output_shape, "float32")
+        shape = nest.shape
+        out_type = relax.TensorType(stored(shape.output_shape, shape.output_lanes), "float32")
         call = relax.call_tir(functions[key], [*inputs, *constants], out_type)
         return builder.emit(call)
 
@@ -150,5 +157,6 @@ def _import(captured: CapturedNetwork, schedule: ScheduleOf) -> Any:
         captured.program,
         keep_params_as_input=False,
         unwrap_unit_return_tuple=True,
-        custom_convert_map={SITE_OP: convert},
+        run_ep_decomposition=False,
+        custom_convert_map={SITE_OP: convert, **converters()},
     )

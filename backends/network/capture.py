@@ -20,6 +20,19 @@ from genomes.modules import SiteConv2d
 from genomes.nest import LoopNest
 from genomes.sites import find_sites, replace_module
 
+_ATEN = torch.ops.aten
+KEPT_WHOLE = (
+    _ATEN.adaptive_avg_pool2d.default,
+    _ATEN.elu.default,
+    _ATEN.hardsigmoid.default,
+    _ATEN.hardswish.default,
+    _ATEN.leaky_relu.default,
+    _ATEN.max_pool2d.default,
+    _ATEN.relu6.default,
+    _ATEN.silu.default,
+)
+"""Operators that stay as they are: one of them is easier to recognise than its parts."""
+
 
 class _SiteCall(nn.Module):
     """Stands for a site while the network is traced.
@@ -74,7 +87,16 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> CapturedNetwork:
     program = _export(network, input_shape)
     captured = CapturedNetwork(program, kernels)
     fuse_followers(captured)
+    captured.program = _decomposed(captured.program)
     return captured
+
+
+def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program in core operators, but for those that can be told apart from others later."""
+    table = torch.export.default_decompositions()
+    for name in KEPT_WHOLE:
+        table.pop(name, None)
+    return program.run_decompositions(table)
 
 
 def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:

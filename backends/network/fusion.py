@@ -121,7 +121,7 @@ def _fuse_activation(node: fx.Node) -> None:
 
 
 def _absorbs(node: Any) -> bool:
-    return _is_site(node) and len(node.users) == 1
+    return is_site(node) and len(node.users) == 1
 
 
 def _replace(
@@ -142,13 +142,13 @@ def _fold_batch_norms(captured: CapturedNetwork) -> None:
     """Fold each BatchNorm whose input is a site used by nothing else into that site."""
     graph = captured.program.graph_module.graph
     tensors = _tensors(captured.program)
-    site_nodes = [n for n in graph.nodes if _is_site(n)]
+    site_nodes = [n for n in graph.nodes if is_site(n)]
     numbers = [n.args[2] for n in site_nodes]
     for node in list(graph.nodes):
         if node.op != "call_function" or node.target is not torch.ops.aten.batch_norm.default:
             continue
         source, weight, bias, mean, variance, training, _, epsilon = node.args[:8]
-        if training or not _is_site(source) or len(source.users) > 1:
+        if training or not is_site(source) or len(source.users) > 1:
             continue
         if numbers.count(source.args[2]) > 1:
             continue
@@ -160,7 +160,8 @@ def _fold_batch_norms(captured: CapturedNetwork) -> None:
         graph.erase_node(node)
 
 
-def _is_site(node: Any) -> bool:
+def is_site(node: Any) -> bool:
+    """Whether a node of the graph calls a site kernel."""
     return (
         isinstance(node, fx.Node)
         and node.op == "call_function"

@@ -210,9 +210,8 @@ def _kernel(
     from backends.lowering import build_kernel
 
     kernel = build_kernel(nest, dict(target))
-    packed = kernel.pack(operands.weights, operands.bias)
-    output = np.full(kernel.output_shape, np.nan, np.float32)
-    arguments = [tvm.runtime.tensor(a) for a in (operands.x, *packed, output)]
+    arrays = kernel.arguments(operands.x, operands.weights, operands.bias)
+    arguments = [tvm.runtime.tensor(a) for a in arrays]
     call = kernel.module["main"]
     call(*arguments)
     return lambda: call(*arguments), arguments[-1].numpy()

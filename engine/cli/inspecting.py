@@ -14,11 +14,12 @@ from engine.numbers import count_text, share_text, time_text
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import nn
 
     from backends.base import Outcome
     from engine.config import ExperimentConfig
     from engine.survey import Survey
-    from genomes.sites import NotASite
+    from genomes.sites import NotASite, Sites
 
 EXPERIMENT = (".yaml", ".yml")
 SHOWN = 12
@@ -55,7 +56,8 @@ def inspect(
 
     config = _experiment(target, input_shape)
     with waiting("building the network"):
-        sites = find_sites(build_model(config.model), config.model.input_shape)
+        model = build_model(config.model)
+        sites = find_sites(model, config.model.input_shape)
     found = survey(sites, config.search)
     out = console()
     shape = ", ".join(map(str, config.model.input_shape))
@@ -64,7 +66,7 @@ def inspect(
         f"{found.distinct_shapes} distinct shapes",
         markup=False,
     )
-    outcomes, device = _measured(config, found) if measure and found.sites else ({}, "")
+    outcomes, device = _measured(config, model, sites) if measure and found.sites else ({}, "")
     if found.sites:
         out.print(_table(found, outcomes))
         out.print("options: ready-made changes (presets) that apply to the site")
@@ -99,23 +101,27 @@ def _usual_shape(spec: str) -> str:
     return ",".join(map(str, (1, *get_model(spec).input_shape)))
 
 
-def _measured(config: ExperimentConfig, found: Survey) -> tuple[Mapping[str, Outcome], str]:
+def _measured(
+    config: ExperimentConfig, model: nn.Module, sites: Sites
+) -> tuple[Mapping[str, Outcome], str]:
     """The outcome of every site's kernel by site name, and the name of the device."""
     from backends.registry import create_backend
     from backends.store import MeasurementStore
     from backends.stored import StoredBackend
     from engine.kernels import Kernels
+    from engine.network import laid_out
     from engine.problem import STORE_NAME
     from engine.stages import Stages
     from genomes.nest import LoopNest
 
-    nests = {site.name: LoopNest.fresh(site.shape) for site in found.sites}
     done = 0
     with (
         waiting("starting the backend") as status,
         create_backend(config.backend.name, config.backend.options) as backend,
         MeasurementStore(config.home / STORE_NAME) as store,
     ):
+        laid = laid_out(model, sites, backend.network_target())
+        nests = {site.name: LoopNest.fresh(site.shape) for site in laid.sites}
         stored = StoredBackend(backend, store)
         kernels = Kernels(stored, config.search.schedules, Stages())
 

@@ -9,6 +9,7 @@ import torch
 
 from backends.devices import CpuFeatures, cpu_target
 from backends.lowering import build_kernel
+from backends.lowering.layout import unpack_channels
 from genomes.gene import Gene
 from genomes.modules import SiteConv2d
 from genomes.nest import ConvShape, LoopNest
@@ -57,7 +58,7 @@ def check(nest: LoopNest, seed: int = 0) -> None:
     kernel = build_kernel(nest, TARGET)
     weights = [w.detach().numpy() for w in module.weights]
     bias = None if module.bias is None else module.bias.detach().numpy()
-    output = tvm.runtime.tensor(np.full(kernel.output_shape, np.nan, np.float32))
-    arguments = [tvm.runtime.tensor(a) for a in (x.numpy(), *kernel.pack(weights, bias))]
-    kernel.module["main"](*arguments, output)
-    np.testing.assert_allclose(output.numpy(), expected, rtol=1e-4, atol=1e-4)
+    arguments = [tvm.runtime.tensor(a) for a in kernel.arguments(x.numpy(), weights, bias)]
+    kernel.module["main"](*arguments)
+    result = unpack_channels(arguments[-1].numpy())
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)

@@ -21,8 +21,8 @@ def kernel():
 
 
 def test_shapes(kernel):
-    assert kernel.input_shape == (1, 4, 6, 6)
-    assert kernel.output_shape == (1, 8, 6, 6)
+    assert kernel.shape.input_shape == (1, 4, 6, 6)
+    assert kernel.shape.output_shape == (1, 8, 6, 6)
 
 
 def test_packed_weights_have_the_lanes_innermost(kernel):
