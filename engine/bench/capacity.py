@@ -13,9 +13,7 @@ line is one JSON object with `seconds_per_1000` (making the metric included) and
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
 import random
 import statistics
@@ -31,6 +29,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.bench import command
+from engine.bench.command import Target
 from engine.capacity import CapacityMetric, create_metric
 from engine.capacity.base import Score
 from engine.config import CapacityConfig, parse_config
@@ -41,7 +41,6 @@ from engine.resolve import DATA_VARIABLE
 from engine.runs import RunDir
 from engine.search import search_problem
 from engine.tracking import NullTracker
-from genomes.errors import LoopGeneError
 from genomes.genome import Genome
 from genomes.operators import Space, random_genome
 from genomes.presets import PRESETS
@@ -53,7 +52,10 @@ SHARES = (0.1, 0.9)
 
 GENERATION = 50
 SEARCH = {"population": GENERATION, "generations": 10_000, "schedules": 1}
-TARGETS = {"seconds_per_1000": 120.0, "verdict_agreement": 0.99}
+TARGETS = (
+    Target("seconds_per_1000", 120.0, at_most=True),
+    Target("verdict_agreement", 0.99),
+)
 
 
 def candidates(sites: Sites, count: int, seed: int) -> list[Genome]:
@@ -211,7 +213,8 @@ def run(
             table.add_row(str(i), f"{ratio:.5f}", f"{plain:.5f}")
     if table.row_count:
         console.print(table)
-    return {
+    console.print(f"a plain evaluation takes {plain_s:.2f} s")
+    report = {
         "seconds_per_1000": 1000 * check.seconds / len(genomes),
         "verdict_agreement": statistics.fmean((a >= 1) == (b >= 1) for a, b in pairs),
         "share_exact": check.exact / len(genomes),
@@ -223,11 +226,12 @@ def run(
         "checked": len(pairs),
         "threads": torch.get_num_threads(),
     }
+    return {name: round(value, 4) for name, value in report.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command.parser(__doc__)
     parser.add_argument("--candidates", type=int, default=1000)
     parser.add_argument("--check", type=int, default=200, help="verdicts that are checked")
     parser.add_argument("--images", type=int, default=CapacityConfig().batch)
@@ -239,26 +243,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 1 <= options.check <= options.candidates:
         parser.error("--check must be from 1 to the number of candidates")
-    console = Console()
     counts = (options.candidates, options.check)
-    try:
-        report = run(
+    return command.run(
+        "capacity",
+        lambda console: run(
             options.model, options.data, options.images, counts, console, options.searched
-        )
-    except LoopGeneError as error:
-        console.print(f"bench-capacity: error: {error}", style="red", soft_wrap=True)
-        return 1
-    met = (
-        report["seconds_per_1000"] <= TARGETS["seconds_per_1000"]
-        and report["verdict_agreement"] >= TARGETS["verdict_agreement"]
+        ),
+        TARGETS,
     )
-    console.print(
-        f"a plain evaluation takes {report['plain_s']:.2f} s; targets "
-        f"{'met' if met else 'MISSED'}: {TARGETS}"
-    )
-    rounded = {name: round(value, 4) for name, value in report.items()}
-    sys.stdout.write(json.dumps(rounded) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

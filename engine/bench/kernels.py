@@ -30,10 +30,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import peers
+from engine.bench import command, peers
 from engine.bench.bounds import measure_bounds
+from engine.bench.command import BenchError
 from engine.bench.workloads import Workload, workloads
-from genomes.errors import LoopGeneError
 from genomes.gene import Gene
 from genomes.genome import Genome
 from genomes.nest import LoopNest
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
 SCHEDULES = Path("experiments/kernel_schedules.json")
-WIDTH = 120
 SETTLE_S = 0.08
 TOLERANCE = 1e-4
 """Largest accepted deviation from PyTorch, relative to the largest output."""
@@ -58,13 +57,9 @@ OURS, ONNXRUNTIME, EAGER, CHANNELS_LAST, INDUCTOR = (
 TORCH = (EAGER, CHANNELS_LAST, INDUCTOR)
 
 
-class BenchError(LoopGeneError):
-    """A benchmark cannot be run, or a peer computes something else."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="twelve workloads")
     parser.add_argument("--tune", action="store_true", help="measure proposals and record them")
     parser.add_argument("--schedules", type=Path, default=SCHEDULES)
@@ -74,26 +69,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
     options = parser.parse_args(arguments)
     peers.share_process(options.threads)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    chosen = [w for w in workloads() if (w.quick or not options.quick) and options.only in w.name]
-    try:
-        if not chosen:
-            raise BenchError(f"no workload has {options.only!r} in its name")
-        report = _benchmark(chosen, options, console)
-    except LoopGeneError as error:
-        console.print(f"bench-kernels: error: {error}", style="red", soft_wrap=True)
-        return 1
-    sys.stdout.write(json.dumps(report) + "\n")
-    return 0
+    return command.run("kernels", lambda console: _benchmark(options, console))
 
 
-def _benchmark(
-    chosen: Sequence[Workload], options: argparse.Namespace, console: Console
-) -> dict[str, Any]:
+def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     import torch
 
     from backends.registry import create_backend
 
+    chosen = [w for w in workloads() if (w.quick or not options.quick) and options.only in w.name]
+    if not chosen:
+        raise BenchError(f"no workload has {options.only!r} in its name")
     with create_backend("cpu", {"threads": options.threads}) as backend:
         schedules = _read(options.schedules)
         if options.tune:

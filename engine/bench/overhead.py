@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from rich.table import Table
 
 from backends.base import Outcome
 from backends.table import TableBackend
+from engine.bench import command
+from engine.bench.command import Target
 from engine.capacity.base import CapacityMetric, Score
 from engine.config import ExperimentConfig, parse_config
 from engine.evaluation import Evaluation, Generation
@@ -43,7 +44,10 @@ EARLY, LATE = slice(4, 15), slice(-11, None)
 
 OWN_STAGES = ("propose", "track", "checkpoint")
 
-TARGETS = {"ms_per_candidate": 5.0, "growth": 1.3}
+TARGETS = (
+    Target("ms_per_candidate", 5.0, at_most=True),
+    Target("growth", 1.3, at_most=True),
+)
 
 
 class ParameterCount(CapacityMetric):
@@ -187,28 +191,27 @@ def _table(meter: Meter) -> Table:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command.parser(__doc__)
     parser.add_argument("--generations", type=int, default=205)
     parser.add_argument("--population", type=int, default=64)
     parser.add_argument("--model", default="resnet34_cifar")
     options = parser.parse_args(arguments)
     if options.generations <= EARLY.start + 1:
         parser.error(f"growth needs at least {EARLY.start + 2} generations")
+    return command.run("overhead", lambda console: _benchmark(options, console), TARGETS)
+
+
+def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="loopgene-overhead-") as folder:
         meter = measure(
             experiment(Path(folder), options.generations, options.population, options.model)
         )
-    console = Console()
     console.print(_table(meter))
     console.print(f"{meter.candidates} candidates in {len(meter.cost_ms)} generations")
-    report = {
+    return {
         "ms_per_candidate": round(meter.ms_per_candidate, 3),
         "growth": round(meter.growth, 3),
     }
-    met = all(report[name] <= target for name, target in TARGETS.items())
-    console.print(f"targets {'met' if met else 'MISSED'}: {TARGETS}")
-    sys.stdout.write(json.dumps(report) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

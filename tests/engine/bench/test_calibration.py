@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 
-from engine.bench.calibration import main, spearman
+from engine.bench.calibration import main
 
 NETWORK = """
 import torch
@@ -34,12 +33,6 @@ def experiment(folder: Path, backend: str) -> Path:
     }
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-def test_spearman_compares_ranks() -> None:
-    assert spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 1000.0]) == pytest.approx(1)
-    assert spearman([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
-    assert spearman([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]) == pytest.approx(0.8)
 
 
 def test_candidates_are_measured_both_ways(tmp_path, capfd) -> None:

@@ -22,3 +22,9 @@ def test_too_few_generations_are_refused(capsys):
     with pytest.raises(SystemExit):
         overhead.main(["--generations", "3"])
     assert "at least 6" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(capsys):
+    assert overhead.main(["--generations", "6", "--model", "resnet35_cifar"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("bench-overhead: error: unknown model 'resnet35_cifar'")
