@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 from backends.base import Backend, BackendError
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
+from genomes.explain import explain
 from genomes.plugins import Plugins
-from genomes.suggest import nearest
 
 BACKENDS = Plugins[Backend](
     group="loopgene.backends",
@@ -52,6 +52,19 @@ def backend_type(name: str) -> BackendType:
     return cast(BackendType, BACKENDS.load(name))
 
 
+def backend_options(name: str, options: Mapping[str, Any]) -> BaseModel:
+    """The checked options of the backend called `name`.
+
+    Raises:
+        BackendError: There is no such backend or option, or an option's value is invalid.
+    """
+    model = backend_type(name).Options
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise BackendError(explain(error, model, f"backend {name!r}")) from error
+
+
 def create_backend(
     name: str,
     options: Mapping[str, Any] | None = None,
@@ -64,21 +77,5 @@ def create_backend(
         BackendError: Unknown name or option, an option with a wrong value, or a device or tool
             chain that is missing.
     """
-    made = backend_type(name)
-    try:
-        settings = made.Options.model_validate(dict(options or {}))
-    except ValidationError as error:
-        raise BackendError(_explain(name, made.Options, error)) from error
-    backend = made(settings)
+    backend = backend_type(name)(backend_options(name, options or {}))
     return backend if store is None else StoredBackend(backend, store, run_id)
-
-
-def _explain(name: str, model: type[BaseModel], error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        option = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            problems.append(f"unknown option {option!r}; {nearest(option, model.model_fields)}")
-        else:
-            problems.append(f"{option} = {problem['input']!r}: {problem['msg']}")
-    return f"Backend {name!r}: {'; '.join(problems)}"

@@ -24,8 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from engine.config_errors import ConfigError, explain
+from engine.config_errors import ConfigError
 from engine.yaml_text import dump_yaml, parse_yaml, read_yaml
+from genomes.explain import explain
 
 __all__ = [
     "BackendConfig",

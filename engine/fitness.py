@@ -186,7 +186,7 @@ class Evaluator:
         return found
 
     def exactly(self, evaluation: Evaluation) -> Evaluation:
-        """`evaluation` with the capacity computed in full, where an estimate was enough so far."""
+        """`evaluation` with the capacity computed in full: always anew, known or not."""
         capacity = math.fsum(self._metric.per_site(evaluation.genome.neural).values())
         return replace(evaluation, capacity=capacity if math.isfinite(capacity) else 0.0)
 
@@ -215,7 +215,8 @@ class Evaluator:
                 self.objective.too_small(parameters),
                 macs=macs,
                 parameters=parameters,
-                message=f"{parameters} parameters of {self.objective.least_parameters:.0f}",
+                message=f"keeps {parameters} parameters of the convolutions, fewer than "
+                f"{self.objective.least_parameters:.0f}",
             )
         return _Candidate(genome, nests, macs, parameters)
 

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 ROUND_S = 0.02
 """Each network runs for at least so long in every round."""
 PAUSE_S = 0.02
+"""Rest before each turn, in which the threads of the turn before stop spinning."""
 SETTLE_S = 0.25
+"""Each network runs for so long outside the clock before each of its turns: as long as it takes
+until its threads have found their cores again."""
 BUILD_LIMIT_S = 300.0
 """Limit of compiling and checking one network."""
 RUN_LIMIT_S = 600.0

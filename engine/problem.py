@@ -15,7 +15,6 @@ from backends.stored import StoredBackend
 from engine.capacity import create_metric
 from engine.capacity.base import CapacityMetric
 from engine.config import ExperimentConfig
-from engine.config_errors import nearest
 from engine.counted_space import CountedSpace
 from engine.data import load_data
 from engine.finalists import EndToEnd, end_to_end
@@ -28,6 +27,7 @@ from genomes.genome import Genome, replay
 from genomes.nest import LoopNest
 from genomes.presets import PRESETS
 from genomes.sites import NotASite, Site, Sites, find_sites
+from genomes.suggest import nearest
 from genomes.transformations import REGISTRY, Phase, get_transformation
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from engine.config import DataConfig, ExperimentConfig
-from engine.config_errors import ConfigError, explain, nearest
+from engine.config_errors import ConfigError, located
+from genomes.suggest import nearest
 
 DATA_VARIABLE = "LOOPGENE_DATA"
 
@@ -21,14 +20,13 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
 
     Raises:
         ConfigError: A name is in no registry (the message has the nearest one), a path is
-            missing, or an option of the backend is wrong; one line for each problem.
+            missing; one line for each problem.
         LoopGeneError: The package that provides the backend, the metric or the strategy cannot
-            be used, or an option of the metric is wrong.
+            be used, or an option of the backend or the metric is wrong.
     """
     problems = _unknown_names(config)
     if problems:
         raise ConfigError("\n  ".join(["unknown names", *problems] if problems[1:] else problems))
-    _check_backend_options(config)
     _check_plugins(config)
     if config.model.weights is not None:
         _check_path("model.weights", config.model.weights)
@@ -67,20 +65,12 @@ def _hint(path: str) -> str:
     return " (a network of your own is given as module:factory or path/to/file.py:factory)"
 
 
-def _check_backend_options(config: ExperimentConfig) -> None:
-    from backends.registry import backend_type
-
-    options = backend_type(config.backend.name).Options
-    try:
-        options.model_validate(dict(config.backend.options))
-    except ValidationError as error:
-        raise ConfigError(explain(error, options, f"backend {config.backend.name}")) from error
-
-
 def _check_plugins(config: ExperimentConfig) -> None:
+    from backends.registry import backend_options
     from engine.capacity import metric_options
     from engine.strategies import STRATEGIES
 
+    backend_options(config.backend.name, config.backend.options)
     STRATEGIES.load(config.search.strategy)
     metric_options(config.capacity.metric, config.capacity.options)
 
@@ -106,5 +96,4 @@ def _located(data: DataConfig) -> DataConfig:
 
 def _check_path(field: str, path: Path) -> None:
     if not path.exists():
-        where = "" if path.is_absolute() else f" in the current directory, {Path.cwd()}"
-        raise ConfigError(f"{field}: {path} does not exist{where}")
+        raise ConfigError(f"{field}: no such file or folder: {located(path)}")

@@ -49,7 +49,8 @@ FEWEST_DRAFTED = 4
 DRAFT_FACTOR = 2.0
 """A draft decides when it is so many times above or below the threshold.  Near it, drafts on 8 of
 32 images are off by 9 % on ResNet-34 and by up to 20 % on ResNet-20 (standard deviation), and so
-is the original's, to which they are relative; far above it by up to three times."""
+is the original's, to which they are relative; far above it by up to three times
+(`greatest_error` of `python -m engine.bench.capacity`)."""
 
 MEMORY_SHARE = 0.5
 """Of the available memory, for the activations of all threads together."""

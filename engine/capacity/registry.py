@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from engine.capacity.base import CapacityError, CapacityMetric, MetricOptions
-from engine.config_errors import explain
+from genomes.explain import explain
 from genomes.plugins import Plugins
 from genomes.sites import Sites
 

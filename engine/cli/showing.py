@@ -33,7 +33,7 @@ def runs(home: HomeOption = HOME) -> None:
     from rich import box
     from rich.table import Table
 
-    from engine.runs import list_runs
+    from engine.runs import State, list_runs
 
     found = list_runs(home)
     if not found:
@@ -45,28 +45,20 @@ def runs(home: HomeOption = HOME) -> None:
         table.add_column(column, no_wrap=True)
     for column in ("generations", "evaluations", "original", "best", "ratio"):
         table.add_column(column, justify="right")
+    last = None
     for run in found:
-        table.add_row(run.name, *_row(run))
+        state, *cells = _row(run)
+        table.add_row(run.name, state, *cells)
+        last = run if state == State.INTERRUPTED.value else last
     out = console()
     out.print(table)
-    interrupted = [run for run in found if _is_interrupted(run)]
-    if interrupted:
-        last = interrupted[-1]
+    if last is not None:
         out.print(f"{last.name} was interrupted; go on with: {_again(last)}", soft_wrap=True)
 
 
 def _again(run: RunDir) -> str:
     """The command that resumes a run."""
     return f"loopgene run {run.config_path} --resume {run.name}"
-
-
-def _is_interrupted(run: RunDir) -> bool:
-    from engine.runs import State
-
-    try:
-        return run.state().displayed is State.INTERRUPTED
-    except LoopGeneError:
-        return False
 
 
 def _row(run: RunDir) -> list[str]:

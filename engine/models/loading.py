@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from engine.config_errors import located
 from engine.models.registry import MODELS, get_model
 from genomes.errors import ModelError
 
@@ -80,8 +81,7 @@ def _import_file(spec: str, source: str) -> ModuleType:
     given = Path(source).expanduser()
     path = given.resolve()
     if not path.is_file():
-        where = "" if given.is_absolute() else f" in the current directory, {Path.cwd()}"
-        raise ModelError(f"model {spec!r}: no such file {given}{where}; expected {FORMS}")
+        raise ModelError(f"model {spec!r}: no such file: {located(given)}; expected {FORMS}")
     # Unique, so that a user's file named like an installed package does not replace it.
     name = f"loopgene_model_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:

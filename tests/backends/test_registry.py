@@ -50,20 +50,23 @@ def test_a_store_gives_a_backend_with_a_memory(tmp_path):
     [
         ("tabel", {}, r"unknown backend 'tabel'; did you mean 'table'\?"),
         ("quantum", {}, r"unknown backend 'quantum'; known: .*cpu, .*table"),
-        ("table", {"repeat": 3}, r"unknown option 'repeat'; did you mean 'repeats'\?"),
-        ("table", {"repeats": 0}, "repeats = 0: Input should be greater than or equal to 1"),
-        ("table", {"repeats": "many", "rtol": -1}, "repeats = 'many': .*; rtol = -1: "),
+        ("table", {"repeat": 3}, r"unknown key repeat; did you mean 'repeats'\?"),
+        ("table", {"repeats": 0}, "repeats: must be at least 1, got 0"),
+        (
+            "table",
+            {"repeats": "many", "rtol": -1},
+            r"2 problems\n  repeats: .*, got 'many'\n  rtol: .*, got -1$",
+        ),
         ("table", {"failures": {"bored": 0.5}}, "failures.bored"),
         ("table", {"failures": {"crashed": 1.5}}, "sum up to at most 1"),
-        ("cpu", {"thread": 1}, r"Backend 'cpu': unknown option 'thread'; did you mean 'threads'"),
+        ("cpu", {"thread": 1}, r"backend 'cpu': unknown key thread; did you mean 'threads'"),
         ("cpu", {"threads": 4096}, r"threads = 4096, but this process may use \d+ CPUs"),
         ("cpu", {"mcpu": "znver44"}, "did you mean 'znver4'"),
     ],
 )
-def test_wrong_names_and_options_are_explained_in_one_line(name, options, message):
-    with pytest.raises(BackendError, match=message) as caught:
+def test_wrong_names_and_options_are_explained(name, options, message):
+    with pytest.raises(BackendError, match=message):
         create_backend(name, options)
-    assert "\n" not in str(caught.value)
 
 
 def test_entry_points_add_backends(plugins):

@@ -146,6 +146,10 @@ class TestCapacity:
         original, *small = setup.evaluator.evaluate([Genome(), *levels])
         assert setup.evaluator.is_legal(original)
         assert {e.status for e in small} == {PARAMETERS}
+        least = setup.evaluator.objective.least_parameters
+        kept = small[0].parameters
+        told = f"keeps {kept} parameters of the convolutions, fewer than {least:.0f}"
+        assert small[0].message == told
         assert setup.metric.scored == []
         fitness = [e.fitness[0] for e in (original, *small)]
         assert fitness == sorted(fitness)

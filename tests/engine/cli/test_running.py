@@ -111,7 +111,10 @@ class TestDryRun:
         assert "set the environment variable LOOPGENE_DATA" in missing.stderr
         monkeypatch.setenv("LOOPGENE_DATA", str(work / "none"))
         absent = cli(*args)
-        assert absent.stderr == f"loopgene: error: data.path: {work / 'none'} does not exist\n"
+        assert (
+            absent.stderr
+            == f"loopgene: error: data.path: no such file or folder: {work / 'none'}\n"
+        )
 
     def test_paths_are_relative_to_the_current_directory(self, cli: Cli, work: Path) -> None:
         """Not to the file that names them; the error says so."""
@@ -303,8 +306,8 @@ BAD_FIELDS = [
     ("model.spec=resnet20_cifr", "model.spec: unknown name 'resnet20_cifr'; did you mean"),
     ("data.kind=digit", "data.kind: unknown name 'digit'; did you mean 'digits'?"),
     ("backend.name=tabel", "backend.name: unknown name 'tabel'; did you mean 'table'?"),
-    ("backend.repeat=3", "backend table: unknown key repeat; did you mean 'repeats'?"),
-    ("backend.repeats=no", "backend table: repeats: "),
+    ("backend.repeat=3", "backend 'table': unknown key repeat; did you mean 'repeats'?"),
+    ("backend.repeats=no", "backend 'table': repeats: "),
     ("search.strategy=evolve", "search.strategy: unknown name 'evolve'; known: evolution"),
     ("search.transformations=[grup]", "search.transformations: unknown name 'grup'; did you"),
     ("search.presets=[seq4]", "search.presets: unknown name 'seq4'; did you mean"),
@@ -315,7 +318,10 @@ BAD_FIELDS = [
     ("model.spec=net.py:flat", "has no convolution that can be transformed"),
     ("model.input_shape=1,4,8,8", "the network fails on an input of shape (1, 4, 8, 8)"),
     ("model.kwargs.depth=3", "the factory failed"),
-    ("model.weights=none.pt", "model.weights: none.pt does not exist in the current directory, "),
+    (
+        "model.weights=none.pt",
+        "model.weights: no such file or folder: none.pt in the current directory, ",
+    ),
     ("model.weights=net.py", "the weights net.py do not fit"),
     ("data.path=tiny.yaml", "takes no path"),
 ]

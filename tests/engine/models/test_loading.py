@@ -132,7 +132,7 @@ def test_half_a_specification(spec):
 
 
 def test_missing_file(tmp_path):
-    assert f"no such file {tmp_path / 'nothing.py'}" in message(tmp_path / "nothing.py:net")
+    assert f"no such file: {tmp_path / 'nothing.py'}" in message(tmp_path / "nothing.py:net")
 
 
 def test_folder_is_not_a_python_file(tmp_path):
