@@ -49,7 +49,8 @@ class Measured:
     """The times of one kernel on one device.
 
     Attributes:
-        times_s: Seconds per call, one entry for each repeat.
+        times_s: Seconds per call, one entry for each repeat; fewer when the first of them showed
+            a kernel that is much slower than others of its workload.
         stages_s: Seconds spent by stage: `build`, `check`, `measure`, `wait`.
     """
 
@@ -112,7 +113,7 @@ class MeasureOptions:
     """
 
     repeats: int = 5
-    min_repeat_ms: float = 10.0
+    min_repeat_ms: float = 4.0
     build_timeout_s: float = 20.0
     run_timeout_s: float = 10.0
     rtol: float = 1e-4
@@ -165,6 +166,21 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
         """Schedules worth measuring for an unscheduled `nest`, the default one first."""
+
+    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        """All schedules that the backend can think of for an unscheduled `nest`, best first."""
+        return self.schedule_candidates(nest)
+
+    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        """Numbers of a scheduled nest that tell how fast it is, always as many of them.
+
+        The first one is log2 of an estimate of its time, in any unit.
+
+        Returns:
+            None when the schedule is not worth measuring.  A backend that knows no such numbers
+            gives None for all; its schedules are tuned in the order of its proposals.
+        """
+        return None
 
     @abc.abstractmethod
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:

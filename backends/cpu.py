@@ -22,6 +22,7 @@ from backends.base import (
 from backends.devices import CpuFeatures, cpu_features, cpu_target, describe_cpu, host, target_text
 from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.settings import BackendSettings
+from backends.tuning.features import cpu_schedule_features
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD, failure_of, plain
 from genomes.nest import ConvShape, LoopNest
@@ -32,6 +33,13 @@ REFERENCE = LoopNest.fresh(ConvShape(1, 64, 64, (16, 16), (3, 3), padding=(1, 1,
 """The kernel that is timed again and again, so that drift of the machine shows."""
 
 _MOST_BUILDERS = 8
+_AHEAD_PER_BUILDER = 2
+"""Kernels that are built before the first of them is timed."""
+_HOPELESS = 2.0
+"""A kernel that takes so many times as long as the fastest of its workload is timed only once."""
+_SPINS = 2000
+"""How often a sleepy thread of TVM looks for work: a millisecond.  TVM's own 300,000 take a core
+away from the builders for a sixth of a second after every kernel."""
 _LEAST_MEMORY_BYTES = 2 << 30
 _MEMORY_SHARE = 0.8
 
@@ -82,12 +90,13 @@ class CpuBackend(Backend):
         self.measure_options = options.measure_options
         self.drift: list[tuple[int, float]] = []
         self._jobs = 0
+        self._fastest_s: dict[str, float] = {}
         if options.threads > host().logical:
             raise BackendError(
                 f"threads = {options.threads}, but this process may use {host().logical} CPUs."
             )
         self._target = cpu_target(options.threads, options.mcpu, options.mattr)
-        self._pool = WorkerPool(self._worker_spec(), size=options.builders)
+        self._pool = WorkerPool(self._worker_spec(), options.builders, self._ahead)
         # Workers import TVM while the search is still being set up.
         self._pool.start()
 
@@ -113,6 +122,12 @@ class CpuBackend(Backend):
     def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
         return lowering.schedule_candidates(nest, self.features)
 
+    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        return lowering.schedule_space(nest, self.features)
+
+    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        return cpu_schedule_features(nest, self.features)
+
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         reference = self.default_schedule(REFERENCE)
         queue: list[LoopNest] = []
@@ -122,20 +137,37 @@ class CpuBackend(Backend):
             self._jobs += 1
             ready = all(s.has_schedule for s in nest.statements)
             queue.append(nest if ready else self.default_schedule(nest))
-        jobs = [KernelJob(nest, self._target, self.measure_options) for nest in queue]
+        # Each job is made when a worker is free for it, with what is known by then.
+        results = self._pool.imap(self._job(nest) for nest in queue)
         done = self._jobs - len(nests)
-        for nest, result in zip(queue, self._pool.imap(jobs), strict=True):
+        for nest, result in zip(queue, results, strict=True):
+            outcome = outcome_of(result)
             if nest is reference:
-                self._note_drift(done, outcome_of(result))
+                self._note_drift(done, outcome)
             else:
                 done += 1
-                yield outcome_of(result)
+                self._note_fastest(nest, outcome)
+                yield outcome
 
     def network_target(self) -> NetworkTarget:
         return NetworkTarget(self._target, self.features, self._environment())
 
     def close(self) -> None:
         self._pool.close()
+
+    @property
+    def _ahead(self) -> int:
+        return _AHEAD_PER_BUILDER * self._options.builders
+
+    def _job(self, nest: LoopNest) -> KernelJob:
+        fastest_s = self._fastest_s.get(nest.structure_key)
+        hopeless_s = None if fastest_s is None else _HOPELESS * fastest_s
+        return KernelJob(nest, self._target, self.measure_options, hopeless_s)
+
+    def _note_fastest(self, nest: LoopNest, outcome: Outcome) -> None:
+        if isinstance(outcome, Measured):
+            known_s = self._fastest_s.get(nest.structure_key, outcome.median_s)
+            self._fastest_s[nest.structure_key] = min(known_s, outcome.median_s)
 
     def _note_drift(self, done: int, outcome: Outcome) -> None:
         if isinstance(outcome, Measured):
@@ -155,7 +187,7 @@ class CpuBackend(Backend):
             exclusive=EXCLUSIVE,
             initialise="backends.kernel_job:initialise",
             arguments=(self._target,),
-            environment=self._environment(),
+            environment={**self._environment(), "TVM_THREAD_POOL_SPIN_COUNT": str(_SPINS)},
             jobs_per_worker=options.jobs_per_worker,
             memory_limit_bytes=self._memory_limit_bytes(),
         )
@@ -167,8 +199,9 @@ class CpuBackend(Backend):
     def _memory_limit_bytes(self) -> int:
         if self._options.memory_limit_gb is not None:
             return int(self._options.memory_limit_gb * 2**30)
+        workers = self._options.builders + self._ahead
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return max(_LEAST_MEMORY_BYTES, int(machine * _MEMORY_SHARE / self._options.builders))
+        return max(_LEAST_MEMORY_BYTES, int(machine * _MEMORY_SHARE / workers))
 
 
 def outcome_of(result: JobResult) -> Outcome:

@@ -62,6 +62,12 @@ class StoredBackend(Backend):
     def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
         return self.inner.schedule_candidates(nest)
 
+    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        return self.inner.schedule_space(nest)
+
+    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        return self.inner.schedule_features(nest)
+
     def best(self, nest: LoopNest) -> Best | None:
         """The fastest known schedule of what `nest` computes."""
         return self.store.best(nest.structure_key, self.place)

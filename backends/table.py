@@ -15,6 +15,7 @@ from backends import lowering
 from backends.base import Backend, Device, Failed, FailureKind, Measured, Outcome
 from backends.devices import CpuFeatures
 from backends.settings import BackendSettings
+from backends.tuning.features import cpu_schedule_features
 from genomes.nest import LoopNest, Statement
 
 _FEATURES = CpuFeatures(
@@ -70,6 +71,12 @@ class TableBackend(Backend):
 
     def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
         return lowering.schedule_candidates(nest, _FEATURES)
+
+    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        return lowering.schedule_space(nest, _FEATURES)
+
+    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        return cpu_schedule_features(nest, _FEATURES)
 
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         for nest in nests:

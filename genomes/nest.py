@@ -273,6 +273,25 @@ class Statement:
             self.weight,
         )
 
+    @classmethod
+    def from_structure(cls, data: Any) -> Statement:
+        """The unscheduled statement with a `structure`, which may come from JSON."""
+        (co, co_size, kept), (ho, ho_size, by_ho), (wo, wo_size, by_wo), inputs, taps, weight = (
+            data
+        )
+        return cls(
+            co=Range(co, co_size),
+            ho=Range(ho, ho_size),
+            wo=Range(wo, wo_size),
+            kept_co=kept,
+            repeat_ho=by_ho,
+            repeat_wo=by_wo,
+            inputs=InputAccess(*inputs),
+            kh=Range(*taps[:2]),
+            kw=Range(*taps[2:]),
+            weight=weight,
+        )
+
 
 @dataclass(frozen=True)
 class LoopNest:

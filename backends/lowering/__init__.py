@@ -11,6 +11,7 @@ from backends.lowering.defaults import (
     CPU_TRANSFORMATIONS,
     default_schedule,
     schedule_candidates,
+    schedule_space,
 )
 from backends.lowering.errors import LoweringError
 
@@ -25,6 +26,7 @@ __all__ = [
     "default_schedule",
     "lower",
     "schedule_candidates",
+    "schedule_space",
 ]
 
 

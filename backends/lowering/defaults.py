@@ -37,6 +37,8 @@ CPU_TRANSFORMATIONS = frozenset(
 
 CANDIDATES = 10
 PLANS_PER_TILE = 2
+WIDEST = 96
+"""Schedules of a nest that a tuner may choose from."""
 
 
 def default_schedule(nest: LoopNest, features: CpuFeatures) -> LoopNest:
@@ -49,6 +51,15 @@ def default_schedule(nest: LoopNest, features: CpuFeatures) -> LoopNest:
 def schedule_candidates(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
     """Schedules worth measuring for the statements that have none, the default first."""
     ranked = _ranked(nest.unscheduled(), features, CANDIDATES)
+    return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
+
+
+def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
+    """All schedules that the estimate knows, best first, for the statements that have none."""
+    forms = statement_forms(nest.unscheduled())
+    sharers = Counter(form.source for form in forms)
+    choices = [ranked_plans(f, features, sharers[f.source])[:WIDEST] for f in forms]
+    ranked = _written(nest.unscheduled(), choices)
     return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
 
 
@@ -65,6 +76,11 @@ def _ranked(nest: LoopNest, features: CpuFeatures, count: int) -> tuple[LoopNest
     forms = statement_forms(nest)
     sharers = Counter(form.source for form in forms)
     choices = [_diverse(ranked_plans(f, features, sharers[f.source]), count) for f in forms]
+    return _written(nest, choices)
+
+
+def _written(nest: LoopNest, choices: Sequence[Sequence[Plan]]) -> tuple[LoopNest, ...]:
+    """`nest` with the first plan of every statement, with the second one of every statement..."""
     schedules = []
     for rank in range(max(len(plans) for plans in choices)):
         scheduled = nest

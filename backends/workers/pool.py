@@ -28,11 +28,14 @@ class WorkerPool:
     Args:
         spec: How workers are made.
         size: Number of jobs that run side by side.
+        ahead: Jobs beyond these that may be ready for an exclusive stage.  Until so many are, no
+            processor has to wait for the slowest of the jobs beside it.
     """
 
-    def __init__(self, spec: WorkerSpec, size: int = 1) -> None:
+    def __init__(self, spec: WorkerSpec, size: int = 1, ahead: int = 0) -> None:
         self._spec = spec
         self._size = size
+        self._ahead = ahead
         self._nursery: Nursery | None = None
         self._workers: list[Worker] = []
         self._busy = threading.Lock()
@@ -82,16 +85,20 @@ class WorkerPool:
     def _imap(self, jobs: Iterator[tuple[int, Any]]) -> Iterator[JobResult]:
         results: dict[int, JobResult] = {}
         position = 0
+        draining = False
         while True:
             while position in results:
                 yield results.pop(position)
                 position += 1
-            if not any(w.stage in self._spec.exclusive for w in self._active()):
+            # Once all is ready, every exclusive stage comes before the next job.
+            draining = draining and any(w.stage in self._spec.exclusive for w in self._active())
+            if not draining:
                 self._hand_out(jobs)
             active = self._active()
             if not active:
                 return
             if all(w.waiting for w in active):
+                draining = True
                 min(active, key=_index).grant()
             results.update(self._listen(active))
 
@@ -100,7 +107,10 @@ class WorkerPool:
 
     def _hand_out(self, jobs: Iterator[tuple[int, Any]]) -> None:
         first_stage = next(iter(self._spec.limits_s))
-        for _ in range(self._size - len(self._active())):
+        active = self._active()
+        running = sum(not w.waiting for w in active)
+        room = self._size + self._ahead - len(active)
+        for _ in range(min(room, self._size - running)):
             job = next(jobs, None)
             if job is None:
                 return

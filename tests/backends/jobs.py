@@ -61,6 +61,16 @@ def stages(stage, build_s, run_s):
     return began, time.monotonic()
 
 
+def spans(stage, build_s, run_s):
+    began = time.monotonic()
+    time.sleep(build_s)
+    built = time.monotonic()
+    stage("run")
+    running = time.monotonic()
+    time.sleep(run_s)
+    return (began, built), (running, time.monotonic())
+
+
 def unknown_stage(stage):
     stage("paint")
 

@@ -34,6 +34,15 @@ def test_a_right_kernel_is_timed(target):
     assert stages == ["check", "measure"]
 
 
+@pytest.mark.parametrize(("hopeless_s", "timings"), [(1e-9, 1), (1.0, 3)])
+def test_a_hopeless_kernel_is_timed_once(target, hopeless_s, timings):
+    scheduled = lowering.default_schedule(fresh(), cpu_features(target, 1))
+    job = KernelJob(scheduled, target, OPTIONS, hopeless_s)
+    outcome = kernel_job.run(job, lambda stage: None)
+    assert isinstance(outcome, Measured)
+    assert len(outcome.times_s) == timings
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -143,6 +143,17 @@ def test_exclusive_stages_run_alone_and_others_side_by_side():
     assert results[2].stages_s["run"] < 0.2, "waiting is not running"
 
 
+def test_jobs_are_made_ready_ahead_of_their_exclusive_stages():
+    with WorkerPool(spec(exclusive=frozenset({"run"})), size=2, ahead=2) as pool:
+        results = list(pool.imap([("spans", 0.05 * n, 0.02) for n in (1, 3, 1, 1, 1)]))
+        assert pool.started == 4
+    builds, runs = zip(*(result.value for result in results), strict=True)
+    assert max(end for _, end in builds[:4]) <= runs[0][0], "four are ready before one runs"
+    assert builds[4][0] >= runs[3][1], "the fifth begins when the four have run"
+    assert max(sum(a <= start < b for a, b in builds) for start, _ in builds) <= 2
+    assert all(end <= start for (_, end), (start, _) in pairwise(runs))
+
+
 def test_nothing_is_exclusive_while_the_caller_works():
     with WorkerPool(spec(exclusive=frozenset({"run"})), size=2) as pool:
         results = pool.imap([("stages", 0.0, 0.05)] * 3)

@@ -1,0 +1,318 @@
+"""What a scheduled nest looks like to a CPU, as numbers: integers of its loops, no TVM.
+
+The first number is an estimate of the time, good enough to begin with; the others are what a
+model needs to learn where it errs.  Sizes are logarithms: a model that splits ranges sees
+factors, and workloads of different size are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, log2, prod
+from typing import TYPE_CHECKING
+
+from backends.lowering.geometry import StatementForm, statement_forms
+from genomes.nest import LoopNest
+from genomes.schedule import Loop
+
+if TYPE_CHECKING:
+    from backends.devices import CpuFeatures
+
+NAMES = (
+    "macs",
+    "reduction",
+    "channels",
+    "pixels",
+    "groups",
+    "stride",
+    "taps",
+    "vector",
+    "vector_fill",
+    "by_channel",
+    "flat",
+    "tile_channels",
+    "tile_pixels",
+    "registers",
+    "loads",
+    "steps_per_load",
+    "rolled",
+    "unrolled",
+    "unrolled_reduction",
+    "innermost_trip",
+    "channels_outside_taps",
+    "reduction_loops",
+    "weight_bytes_l1",
+    "weight_bytes_l2",
+    "parallel",
+    "tasks",
+    "imbalance",
+    "macs_per_task",
+    "pads",
+    "pads_inside",
+    "pad_iterations",
+    "pad_bytes_l1",
+    "pad_redundancy",
+    "input_prefetch",
+    "weight_prefetch",
+    "transposes",
+)
+"""Names of the numbers of one statement, in order."""
+
+MOST_UNROLLED = 192
+"""Copies of the innermost statement beyond which building takes seconds."""
+
+CHAINS = 8
+"""Multiply-adds in flight: their latency times the pipes."""
+
+BROADCAST_SLOTS = 0.75
+SPILL_SLOTS = 2.0
+"""A register of the tile that is stored and loaded again in every step."""
+TILE_SLOTS = 25.0
+WRITE_SLOTS = 0.5
+PAD_SLOTS = 0.5
+PAD_ROW_SLOTS = 10.0
+PARALLEL_SLOTS = 4000.0
+
+
+def cpu_schedule_features(nest: LoopNest, cpu: CpuFeatures) -> tuple[float, ...] | None:
+    """The numbers of a scheduled nest.
+
+    Returns:
+        log2 of the estimate in issue slots, one number for each of `NAMES` (the mean over the
+        statements, weighted by their arithmetic), and the number of statements; None for a
+        schedule that is not worth building: accumulators that do not fit the registers, or too
+        many copies.
+    """
+    looks = [_Look(form, cpu) for form in statement_forms(nest)]
+    if any(x.registers > cpu.registers or x.unrolled > MOST_UNROLLED for x in looks):
+        return None
+    estimate = log2(sum(x.slots for x in looks))
+    if len(looks) == 1:
+        return (estimate, *looks[0].numbers(), 1.0)
+    total = sum(x.macs for x in looks)
+    columns = zip(*(x.numbers() for x in looks), strict=True)
+    means = (
+        sum(x.macs / total * number for x, number in zip(looks, column, strict=True))
+        for column in columns
+    )
+    return (estimate, *means, float(len(looks)))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One scheduled statement, as a CPU sees it.
+
+    The tile is what is accumulated at once: the spatial loops inside the outermost reduction
+    loop.
+    """
+
+    form: StatementForm
+    cpu: CpuFeatures
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        return self.form.schedule.loops
+
+    @cached_property
+    def reduction(self) -> int:
+        s = self.form.statement
+        return s.inputs.count * s.kh.extent * s.kw.extent
+
+    @cached_property
+    def elements(self) -> int:
+        s = self.form.statement
+        return self.form.batch * s.kept_co * s.rows * s.columns
+
+    @property
+    def macs(self) -> int:
+        return self.elements * self.reduction
+
+    @cached_property
+    def tile(self) -> tuple[Loop, ...]:
+        first = next(at for at, loop in enumerate(self.loops) if loop.reduction)
+        return tuple(loop for loop in self.loops[first:] if not loop.reduction)
+
+    @cached_property
+    def tile_elements(self) -> int:
+        return _product(self.tile)
+
+    @cached_property
+    def tile_channels(self) -> int:
+        return _product(loop for loop in self.tile if loop.name.startswith("co"))
+
+    @property
+    def tile_pixels(self) -> int:
+        return self.tile_elements // self.tile_channels
+
+    @cached_property
+    def vector(self) -> Loop | None:
+        return next((loop for loop in self.loops if loop.mark == "vectorize"), None)
+
+    @property
+    def width(self) -> int:
+        return self.vector.extent if self.vector else 1
+
+    @property
+    def by_channel(self) -> bool:
+        return self.vector is not None and self.vector.name.startswith("co")
+
+    @property
+    def registers(self) -> int:
+        """Vector registers that hold the tile."""
+        return ceil(self.width / self.cpu.lanes) * self.tile_elements // self.width
+
+    @property
+    def unrolled(self) -> int:
+        return _product(loop for loop in self.loops if loop.mark == "unroll")
+
+    @property
+    def unrolled_reduction(self) -> int:
+        return _product(x for x in self.loops if x.mark == "unroll" and x.reduction)
+
+    @property
+    def rolled(self) -> bool:
+        """Whether the tile has a loop that stays one, so that it cannot live in registers."""
+        return any(not loop.mark and loop.extent > 1 for loop in self.tile)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one tile."""
+        return 4 * self.tile_channels * self.reduction
+
+    @cached_property
+    def loads(self) -> float:
+        """Slots of the loads of one step of the reduction."""
+        vectors = ceil(self.width / self.cpu.lanes)
+        if not self.by_channel:
+            return BROADCAST_SLOTS * self.tile_channels + vectors * self.tile_pixels / self.width
+        distance = 1.0 + (self.weight_bytes > self.cpu.l1_bytes) / 2
+        distance += 1.5 * (self.weight_bytes > self.cpu.l2_bytes)
+        return BROADCAST_SLOTS * self.tile_pixels + distance * ceil(
+            self.tile_channels / self.cpu.lanes
+        )
+
+    @property
+    def threads(self) -> int:
+        return self.cpu.threads if any(x.mark == "parallel" for x in self.loops) else 1
+
+    @property
+    def tasks(self) -> int:
+        return self.loops[0].extent if self.threads > 1 else 1
+
+    @property
+    def imbalance(self) -> float:
+        """Time of the slowest thread over the mean."""
+        return ceil(self.tasks / self.threads) * self.threads / self.tasks
+
+    @property
+    def _pad_position(self) -> int:
+        names = [loop.name for loop in self.loops]
+        anchor = self.form.schedule.anchor("pad")
+        return names.index(anchor) if anchor is not None else -1
+
+    @property
+    def pad_iterations(self) -> int:
+        """How often a part of the padded input is made."""
+        return _product(self.loops[: self._pad_position + 1]) if self.form.pads_at_loop else 1
+
+    @cached_property
+    def pad_rows(self) -> tuple[float, int]:
+        """Rows, of all channels, and columns of the part that is made at once."""
+        s, (rows, columns) = self.form.statement, self.form.spans
+        if not self.form.pads_at_loop:
+            return s.inputs.count * s.groups * rows.span, columns.span
+        inside = self.loops[self._pad_position + 1 :]
+        around = "+".join(loop.name for loop in self.loops[: self._pad_position + 1])
+        height = rows.span
+        if "ho" in around:
+            computed = _product(x for x in inside if x.name.startswith("ho"))
+            height = (computed - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
+        channels = s.kept_co
+        if "co" in around:
+            channels = _product(x for x in inside if x.name.startswith("co"))
+        groups = max(1.0, s.groups * channels / s.kept_co)
+        return groups * s.inputs.count * height, columns.span
+
+    @property
+    def pad_elements(self) -> float:
+        rows, columns = self.pad_rows
+        return rows * columns if self.form.pads else 0.0
+
+    @property
+    def slots(self) -> float:
+        """The estimate: slots of fused multiply-adds on the thread that has the most of them."""
+        chains = 0 if self.unrolled_reduction == self.reduction else CHAINS
+        step = max(self.registers, self.loads, chains)
+        if self.rolled or self.vector is None:
+            step += SPILL_SLOTS * self.registers
+        tiles = self.elements / self.tile_elements
+        inside = tiles * (TILE_SLOTS + self.reduction * step + WRITE_SLOTS * self.tile_elements)
+        padding = 0.0
+        if self.form.pads:
+            padding = self.pad_iterations * (
+                PAD_SLOTS * self.pad_elements + PAD_ROW_SLOTS * self.pad_rows[0]
+            )
+        if self.form.pads_at_loop:
+            inside, padding = inside + padding, 0.0
+        elif self.form.pads_in_parallel:
+            padding = PARALLEL_SLOTS + padding / self.cpu.threads
+        if self.threads > 1:
+            inside = PARALLEL_SLOTS + self.imbalance * inside / self.threads
+        return inside + padding
+
+    def numbers(self) -> tuple[float, ...]:
+        """In the order of `NAMES`."""
+        s, schedule, cpu = self.form.statement, self.form.schedule, self.cpu
+        names = [loop.name for loop in self.loops]
+        trips = [loop.extent for loop in self.loops if not loop.mark and loop.extent > 1]
+        vectors = ceil(self.width / cpu.lanes)
+        made = self.pad_iterations * self.pad_elements
+        return (
+            log2(self.macs),
+            log2(self.reduction),
+            log2(s.kept_co / s.groups),
+            log2(s.rows * s.columns),
+            log2(s.groups),
+            float(self.form.spans[1].step),
+            float(s.kh.extent * s.kw.extent),
+            log2(self.width),
+            self.width / (vectors * cpu.lanes),
+            float(self.by_channel),
+            float(schedule.flat),
+            log2(self.tile_channels),
+            log2(self.tile_pixels),
+            float(self.registers),
+            self.loads,
+            self.registers / self.loads,
+            float(self.rolled),
+            log2(self.unrolled),
+            log2(self.unrolled_reduction),
+            log2(trips[-1]) if trips else 0.0,
+            float(_first(names, "ci") < min(_first(names, "kh"), _first(names, "kw"))),
+            float(sum(loop.reduction for loop in self.loops)),
+            log2(self.weight_bytes / cpu.l1_bytes),
+            log2(self.weight_bytes / cpu.l2_bytes),
+            float(self.threads > 1),
+            log2(self.tasks),
+            self.imbalance,
+            log2(self.macs / self.tasks),
+            float(self.form.pads),
+            float(self.form.pads_at_loop),
+            log2(self.pad_iterations),
+            log2((1 + 4 * self.pad_elements) / cpu.l1_bytes),
+            made / self.form.padded_elements if self.form.pads else 0.0,
+            float(schedule.anchor("prefetch:input") is not None),
+            float(schedule.anchor("prefetch:weight") is not None),
+            float(schedule.lanes("accumulator") > 0),
+        )
+
+
+def _product(loops: Iterable[Loop]) -> int:
+    return prod(loop.extent for loop in loops)
+
+
+def _first(names: list[str], axis: str) -> int:
+    """Position of the outermost loop along a reduction axis."""
+    return next(at for at, name in enumerate(names) if axis in name.replace("+", ".").split("."))

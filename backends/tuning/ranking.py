@@ -1,0 +1,95 @@
+"""A learned ranking of schedules: how much slower than the best of its workload each will be."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FEWEST_SAMPLES = 12
+"""With fewer the estimate alone decides."""
+
+OWN_WEIGHT = 8.0
+"""What a sample of the workload itself counts against one of another workload."""
+
+WIDEST = 8.0
+"""Errors of the estimate by a larger factor are alike."""
+
+TREES = 48
+DEVIATIONS = 0.5
+"""How much a schedule of which the trees disagree gains in rank, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measured schedule.
+
+    Attributes:
+        workload: `LoopNest.structure_key`.
+        features: As `Backend.schedule_features` gives them.
+        latency_s: Seconds per call.
+    """
+
+    workload: str
+    features: tuple[float, ...]
+    latency_s: float
+
+
+class Ranking:
+    """The estimate of every schedule, corrected by what was measured.
+
+    Extremely randomised trees (Geurts et al. 2006) learn the logarithm of latency over estimate,
+    in units of its median over the workload.  The same samples in the same order always give the
+    same ranking.
+
+    Args:
+        samples: Of any workloads, on one device; the first feature is log2 of an estimate.
+        workload: The one whose schedules will be ranked; its samples count more.
+    """
+
+    def __init__(self, samples: Sequence[Sample], workload: str) -> None:
+        own = [s for s in samples if s.workload == workload]
+        self._best = min((math.log2(s.latency_s) for s in own), default=0.0)
+        errors: dict[str, list[float]] = defaultdict(list)
+        for s in samples:
+            errors[s.workload].append(math.log2(s.latency_s) - s.features[0])
+        usual = {name: statistics.median(values) for name, values in errors.items()}
+        self._usual = usual.get(workload, 0.0)
+        self._forest = None
+        if len(samples) < FEWEST_SAMPLES:
+            return
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        rows = np.array([s.features for s in samples])
+        error = np.log2([s.latency_s for s in samples]) - rows[:, 0]
+        error -= np.array([usual[s.workload] for s in samples])
+        weights = [OWN_WEIGHT if s.workload == workload else 1.0 for s in samples]
+        # One thread: others would still be spinning while the next kernel is timed.
+        self._forest = ExtraTreesRegressor(
+            n_estimators=TREES, min_samples_leaf=2, max_features=0.5, random_state=0, n_jobs=1
+        )
+        widest = math.log2(WIDEST)
+        self._forest.fit(rows, np.clip(error, -widest, widest), weights)
+
+    @property
+    def learned(self) -> bool:
+        """Whether there were enough samples for a model."""
+        return self._forest is not None
+
+    def slowness(self, features: Sequence[tuple[float, ...]]) -> list[float]:
+        """How many times slower than the workload's best each schedule may be, at best.
+
+        Without a sample of the workload the numbers have a scale of their own.
+        """
+        if not features:
+            return []
+        log = np.array([f[0] for f in features]) + self._usual - self._best
+        if self._forest is not None:
+            rows = np.array(features, dtype=np.float32)
+            trees = np.stack([tree.predict(rows) for tree in self._forest.estimators_])
+            log += trees.mean(axis=0) - DEVIATIONS * trees.std(axis=0)
+        return [float(x) for x in np.exp2(log)]

@@ -1,0 +1,225 @@
+"""The tuner: evolution over the schedule genes of one nest, guided by a learned ranking."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from backends.base import Backend, BackendError, Measured, Outcome
+from backends.tuning.mutations import neighbour
+from backends.tuning.ranking import Ranking, Sample
+from genomes.nest import LoopNest
+
+BATCH = 6
+"""Schedules that are measured before the ranking learns again."""
+
+FIRST_SHARE = 3
+"""One of so many measurements goes to the backend's proposals, whatever the ranking says."""
+
+PARENTS = 6
+CHILDREN = 64
+MOST_CHANGES = 3
+"""Changes that lead from a parent to a child, at most."""
+
+STALE_BATCHES = 2
+"""So many batches without progress end the tuning, unless the ranking still promises some."""
+
+PROGRESS = 0.99
+"""What counts as progress: this share of the latency before."""
+
+REACHED = 0.95
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measured schedule.
+
+    Attributes:
+        nest: Scheduled.
+        outcome: Its times, or why it has none.
+        elapsed_s: Seconds from the start of the tuning until it was known.
+    """
+
+    nest: LoopNest
+    outcome: Outcome
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found.
+
+    Attributes:
+        nest: With the fastest schedule.
+        latency_s: Its median, in seconds per call.
+        history: Every measured schedule, in order.
+        seconds: How long it took.
+        reason: What ended it: `measurements`, `stale` or `exhausted`.
+    """
+
+    nest: LoopNest
+    latency_s: float
+    history: tuple[Trial, ...]
+    seconds: float
+    reason: str
+
+    @property
+    def measurements(self) -> int:
+        """Schedules that were measured, those that failed included."""
+        return len(self.history)
+
+    @property
+    def seconds_to_95_percent(self) -> float:
+        """Seconds until a schedule with 95 % of the final speed was known."""
+        enough_s = self.latency_s / REACHED
+        return next(t.elapsed_s for t in self.history if _latency_s(t.outcome) <= enough_s)
+
+    def samples(self, backend: Backend) -> list[Sample]:
+        """What other workloads may learn from it; `backend` is the one that measured."""
+        found = []
+        for trial in self.history:
+            features = backend.schedule_features(trial.nest)
+            if features is not None and isinstance(trial.outcome, Measured):
+                workload = trial.nest.structure_key
+                found.append(Sample(workload, features, trial.outcome.median_s))
+        return found
+
+
+def tune(
+    backend: Backend,
+    nest: LoopNest,
+    measurements: int = 32,
+    seed: int = 0,
+    samples: Sequence[Sample] = (),
+    between: Callable[[], None] = lambda: None,
+) -> Tuned:
+    """Find a fast schedule for a nest.
+
+    The backend's first proposals are measured, then batches of what a learned ranking prefers
+    among the rest of the backend's schedules and neighbours of the fastest ones so far.  Given
+    the same answers of the backend and the same samples, the result is the same.
+
+    Args:
+        backend: Proposes, and measures.
+        nest: Any schedule that it has is ignored.
+        measurements: Schedules that are measured, at most.
+        seed: Of the random changes.
+        samples: What is known of this and of other workloads on this device.
+        between: Called before every measurement; may raise to end the tuning there.
+
+    Raises:
+        BackendError: The device is not usable, or no schedule of the nest works.
+    """
+    return _Tuning(backend, nest.unscheduled(), seed, samples, between).run(measurements)
+
+
+class _Tuning:
+    """One run of `tune`; its arguments are explained there."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        nest: LoopNest,
+        seed: int,
+        samples: Sequence[Sample],
+        between: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._nest = nest
+        self._samples = list(samples)
+        self._between = between
+        self._rng = random.Random(f"{seed}:{nest.structure_key}")
+        self._features: dict[str, tuple[float, ...] | None] = {}
+        self._history: list[Trial] = []
+        self._began = time.perf_counter()
+
+    def run(self, measurements: int) -> Tuned:
+        proposals = self._backend.schedule_candidates(self._nest)
+        self._measure(proposals[: max(1, measurements // FIRST_SHARE)])
+        space = self._backend.schedule_space(self._nest)
+        learns = self._known_features(proposals[0]) is not None
+        stale, reason = 0, "measurements"
+        while (left := measurements - len(self._history)) > 0:
+            count = min(BATCH, left)
+            pool = self._unmeasured((*space, *self._children()))
+            if learns:
+                chosen, promising = self._ranked(pool, count)
+            else:
+                chosen, promising = pool[:count], False
+            if not chosen:
+                reason = "exhausted"
+                break
+            if stale >= STALE_BATCHES and not promising:
+                reason = "stale"
+                break
+            before_s = self._best_s
+            self._measure(chosen)
+            stale = 0 if self._best_s < PROGRESS * before_s else stale + 1
+        return self._result(reason)
+
+    @property
+    def _best_s(self) -> float:
+        return min(_latency_s(trial.outcome) for trial in self._history)
+
+    def _measure(self, nests: Sequence[LoopNest]) -> None:
+        outcomes = cast(Generator[Outcome], self._backend.measure_iter(nests))
+        with contextlib.closing(outcomes):
+            for nest in nests:
+                self._between()
+                outcome = next(outcomes)
+                elapsed_s = time.perf_counter() - self._began
+                self._history.append(Trial(nest, outcome, elapsed_s))
+                features = self._known_features(nest)
+                if features is not None and isinstance(outcome, Measured):
+                    sample = Sample(nest.structure_key, features, outcome.median_s)
+                    self._samples.append(sample)
+
+    def _known_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        if nest.key not in self._features:
+            self._features[nest.key] = self._backend.schedule_features(nest)
+        return self._features[nest.key]
+
+    def _unmeasured(self, nests: Sequence[LoopNest]) -> list[LoopNest]:
+        measured = {trial.nest.key for trial in self._history}
+        return list({n.key: n for n in nests if n.key not in measured}.values())
+
+    def _children(self) -> Iterator[LoopNest]:
+        """Neighbours, near and less near, of the fastest schedules so far."""
+        fastest = sorted(self._history, key=lambda trial: _latency_s(trial.outcome))
+        parents = [t.nest for t in fastest[:PARENTS] if isinstance(t.outcome, Measured)]
+        for _ in range(CHILDREN if parents else 0):
+            child = self._rng.choice(parents)
+            for _ in range(self._rng.randint(1, MOST_CHANGES)):
+                child = neighbour(child, self._rng) or child
+            yield child
+
+    def _ranked(self, pool: Sequence[LoopNest], count: int) -> tuple[list[LoopNest], bool]:
+        """The best of `pool`, no two alike, and whether one may be faster than all so far."""
+        rows: dict[tuple[float, ...], LoopNest] = {}
+        for nest in pool:
+            features = self._known_features(nest)
+            if features is not None:
+                rows.setdefault(features, nest)
+        ranking = Ranking(self._samples, self._nest.structure_key)
+        slowness = ranking.slowness(list(rows))
+        ranked = sorted(zip(slowness, rows.values(), strict=True), key=lambda pair: pair[0])
+        promising = not ranking.learned or any(s < PROGRESS for s, _ in ranked[:count])
+        return [nest for _, nest in ranked[:count]], promising
+
+    def _result(self, reason: str) -> Tuned:
+        best = min(self._history, key=lambda trial: _latency_s(trial.outcome))
+        if not isinstance(best.outcome, Measured):
+            raise BackendError(
+                f"No schedule of {self._nest.shape} works: {best.outcome.kind.value}: "
+                f"{best.outcome.message}"
+            )
+        seconds = time.perf_counter() - self._began
+        return Tuned(best.nest, best.outcome.median_s, tuple(self._history), seconds, reason)
+
+
+def _latency_s(outcome: Outcome) -> float:
+    return outcome.median_s if isinstance(outcome, Measured) else float("inf")
