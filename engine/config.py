@@ -191,6 +191,12 @@ class SearchConfig(_Section):
     schedules: int = Field(
         default=2, ge=1, description="Schedule candidates measured for each new kernel."
     )
+    tune: int = Field(
+        default=16,
+        ge=0,
+        description="Measurements for each kernel of the original and the finalists, when the "
+        "search is over, to find faster schedules; 0: none.",
+    )
     tournament: int = Field(default=3, ge=1, description="Candidates in one tournament.")
     patience: int | None = Field(
         default=None, ge=1, description="Generations without improvement before it stops."

@@ -93,6 +93,12 @@ def choose_finalists(
     return chosen[:count]
 
 
+def faster_first(chosen: Sequence[Evaluation], original: Evaluation) -> list[Evaluation]:
+    """Those of `chosen` that are faster than `original` by their kernels, the fastest first."""
+    faster = [e for e in chosen if _latency_s(e) < _latency_s(original)]
+    return sorted(faster, key=_latency_s)
+
+
 def _latency_s(evaluation: Evaluation) -> float:
     assert evaluation.latency_s is not None
     return evaluation.latency_s

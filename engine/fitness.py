@@ -190,6 +190,15 @@ class Evaluator:
         capacity = math.fsum(self._metric.per_site(evaluation.genome.neural).values())
         return replace(evaluation, capacity=capacity if math.isfinite(capacity) else 0.0)
 
+    def retimed(self, evaluation: Evaluation) -> Evaluation:
+        """`evaluation` with the latency and the fitness that its kernels give it by now."""
+        candidate = self._structure(evaluation.genome)
+        assert isinstance(candidate, _Candidate)
+        now = self._evaluation(candidate)
+        if now.latency_s is None:  # the device failed it this time
+            return evaluation
+        return replace(evaluation, latency_s=now.latency_s, fitness=now.fitness)
+
     def is_legal(self, evaluation: Evaluation) -> bool:
         """Whether a candidate was measured and keeps its capacity and enough parameters."""
         return (

@@ -20,7 +20,7 @@ class Kernels:
     """The best known latency of every nest.
 
     A nest with a schedule is one kernel.  A nest without one is as fast as the fastest of the
-    first schedules that the backend proposes for it.
+    first schedules that the backend proposes for it, and of those that `adopt` has added.
 
     Args:
         backend: Measures, and remembers for other runs.
@@ -36,6 +36,7 @@ class Kernels:
         self._passing: dict[str, Outcome] = {}
         self._proposed: dict[str, tuple[LoopNest, ...]] = {}
         self._best: dict[str, Outcome] = {}
+        self._adopted: dict[str, tuple[LoopNest, ...]] = {}
 
     def proposals(self, nest: LoopNest) -> tuple[LoopNest, ...]:
         """All schedules that the backend proposes for what `nest` computes."""
@@ -48,7 +49,8 @@ class Kernels:
         """The kernels whose fastest is the latency of `nest`."""
         if any(s.has_schedule for s in nest.statements):
             return (nest,)
-        return self.proposals(nest)[: self._schedules]
+        adopted = self._adopted.get(nest.structure_key, ())
+        return (*self.proposals(nest)[: self._schedules], *adopted)
 
     def measure(self, nests: Iterable[LoopNest], between: Between) -> None:
         """Make `best` known for all `nests`, in one request to the backend.
@@ -88,6 +90,19 @@ class Kernels:
         if all(key in self._outcomes for key in keys):
             self._best[nest.key] = found
         return found
+
+    def known(self, nest: LoopNest) -> list[tuple[LoopNest, Outcome]]:
+        """The kernels of `nest` with their lasting outcomes, as far as they were measured."""
+        kernels = self.kernels(nest)
+        return [(k, self._outcomes[k.key]) for k in kernels if k.key in self._outcomes]
+
+    def adopt(self, kernel: LoopNest, outcome: Measured) -> None:
+        """Let a kernel that was measured elsewhere count for the nest that it computes."""
+        key = kernel.structure_key
+        others = self._adopted.get(key, ())
+        self._adopted[key] = tuple({k.key: k for k in (*others, kernel)}.values())
+        self._outcomes[kernel.key] = outcome
+        self._best.pop(kernel.unscheduled().key, None)
 
     def schedules(self, nests: Iterable[LoopNest]) -> dict[str, tuple[Gene, ...]]:
         """The schedule genes of the fastest known kernel of each workload among `nests`.

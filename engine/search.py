@@ -7,10 +7,11 @@ been interrupted, as long as the backend gives the same answers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,20 @@ from engine.archive import Archive
 from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from engine.config import ExperimentConfig, config_hash
 from engine.evaluation import OK, Evaluation, Generation
-from engine.finalists import best_finalist, choose_finalists, measure_finalists, rest_s
+from engine.finalists import (
+    best_finalist,
+    choose_finalists,
+    faster_first,
+    measure_finalists,
+    rest_s,
+)
 from engine.fitness import Evaluator
 from engine.problem import Problem, open_problem
 from engine.records import final_metrics, finalist_metrics, history_record, result_record, summary
 from engine.runs import RunDir, write_atomic
 from engine.strategies import create_strategy
 from engine.tracking import NullTracker, Tracker
+from engine.tuning import Tuning, tune_kernels
 from genomes.errors import LoopGeneError
 from genomes.genome import Genome
 
@@ -353,6 +361,17 @@ class Search:
                 "(measurements are kept and not repeated)"
             ) from error
 
+    def _tune(self, genomes: Sequence[Genome]) -> Tuning:
+        """Better schedules for the kernels of some networks, while there is time."""
+        problem, search, tuning = self._problem, self._config.search, Tuning()
+        nests = [problem.nest(site, g) for g in genomes for site in problem.sites.sites]
+        if search.tune:
+            with problem.stages.timed("tune"), contextlib.suppress(_OutOfTimeError):
+                tune_kernels(
+                    problem.kernels, nests, search.tune, search.seed, self._between, tuning
+                )
+        return tuning
+
     def conclude(self, state: str, reason: str) -> dict[str, Any]:
         """Measure the finalists and say what was found: the content of `result.json`."""
         problem = self._problem
@@ -362,6 +381,9 @@ class Search:
         chosen = [self._evaluator.exactly(evaluation) for evaluation in chosen]
         # A resumed search does not know their kernels yet; the store does.
         self._evaluator.evaluate([e.genome for e in (self.original, *chosen)])
+        tuning = self._tune([e.genome for e in (self.original, *chosen)])
+        self.original, *chosen = map(self._evaluator.retimed, (self.original, *chosen))
+        chosen = faster_first(chosen, self.original)
         times, finalists = measure_finalists(
             chosen,
             self.original,
@@ -382,6 +404,7 @@ class Search:
                 "dropped_genes": dict(sorted(self._dropped.items())),
             },
             "work": self._work(),
+            "tuning": tuning.to_json(),
             "seconds": {"elapsed": self.elapsed_s, **dict(sorted(problem.stages.total.items()))},
         }
         found = best_finalist(finalists, times, self._evaluator.is_legal)

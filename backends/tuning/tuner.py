@@ -55,17 +55,22 @@ class Tuned:
 
     Attributes:
         nest: With the fastest schedule.
-        latency_s: Its median, in seconds per call.
+        outcome: Its times.
         history: Every measured schedule, in order.
         seconds: How long it took.
         reason: What ended it: `measurements`, `stale` or `exhausted`.
     """
 
     nest: LoopNest
-    latency_s: float
+    outcome: Measured
     history: tuple[Trial, ...]
     seconds: float
     reason: str
+
+    @property
+    def latency_s(self) -> float:
+        """The median time, in seconds per call."""
+        return self.outcome.median_s
 
     @property
     def measurements(self) -> int:
@@ -218,7 +223,7 @@ class _Tuning:
                 f"{best.outcome.message}"
             )
         seconds = time.perf_counter() - self._began
-        return Tuned(best.nest, best.outcome.median_s, tuple(self._history), seconds, reason)
+        return Tuned(best.nest, best.outcome, tuple(self._history), seconds, reason)
 
 
 def _latency_s(outcome: Outcome) -> float:

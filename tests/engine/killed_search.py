@@ -28,7 +28,7 @@ def config(home: Path) -> ExperimentConfig:
     return experiment(
         home,
         backend={"name": "table", "failures": {"crashed": 0.05}},
-        search={"population": 6, "generations": 30, "seed": 3},
+        search={"population": 6, "generations": 30, "seed": 3, "tune": 4},
         capacity={"batch": 4, "tolerance": 0.3},
     )
 

@@ -23,7 +23,7 @@ class TestResume:
         return experiment(
             home,
             backend={"name": "table", "failures": {"crashed": 0.05}},
-            search={"population": 8, "generations": 2},
+            search={"population": 8, "generations": 2, "tune": 2},
             capacity__tolerance=0.5,
         )
 

@@ -55,6 +55,7 @@ def experiment(home: Path, **overrides: Any) -> ExperimentConfig:
         for key in path:
             at = at.setdefault(key, {})
         at[last] = value
+    data["search"].setdefault("tune", 0)
     return parse_config(data)
 
 

@@ -49,6 +49,7 @@ backend:
 search:
   population: 4
   generations: 3
+  tune: 0
 capacity:
   batch: 4
 finalists: 1
