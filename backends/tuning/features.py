@@ -69,10 +69,14 @@ CHAINS = 8
 BROADCAST_SLOTS = 0.75
 SPILL_SLOTS = 2.0
 """A register of the tile that is stored and loaded again in every step."""
+CROWDED = 0.75
+"""With a larger share of the registers in the tile, LLVM spills."""
 TILE_SLOTS = 25.0
 WRITE_SLOTS = 0.5
 PAD_SLOTS = 0.5
 PAD_ROW_SLOTS = 10.0
+FETCH_SLOTS = 1.0
+"""Copying one element ahead."""
 PARALLEL_SLOTS = 4000.0
 
 
@@ -206,53 +210,70 @@ class _Look:
         """Time of the slowest thread over the mean."""
         return ceil(self.tasks / self.threads) * self.threads / self.tasks
 
-    @property
-    def _pad_position(self) -> int:
+    def _around(self, role: str) -> tuple[Loop, ...]:
+        """The loops down to the one at which a stage is placed; none if it is not."""
+        anchor = self.form.schedule.anchor(role)
         names = [loop.name for loop in self.loops]
-        anchor = self.form.schedule.anchor("pad")
-        return names.index(anchor) if anchor is not None else -1
+        return self.loops[: names.index(anchor) + 1] if anchor is not None else ()
 
     @property
     def pad_iterations(self) -> int:
         """How often a part of the padded input is made."""
-        return _product(self.loops[: self._pad_position + 1]) if self.form.pads_at_loop else 1
+        return _product(self._around("pad")) if self.form.pads_at_loop else 1
 
     @cached_property
-    def pad_rows(self) -> tuple[float, int]:
-        """Rows, of all channels, and columns of the part that is made at once."""
-        s, (rows, columns) = self.form.statement, self.form.spans
-        if not self.form.pads_at_loop:
-            return s.inputs.count * s.groups * rows.span, columns.span
-        inside = self.loops[self._pad_position + 1 :]
-        around = "+".join(loop.name for loop in self.loops[: self._pad_position + 1])
+    def pad_rows(self) -> float:
+        """Rows, of all channels, of the part that is made at once."""
+        return self._input_rows(self._around("pad") if self.form.pads_at_loop else ())
+
+    def _input_rows(self, outside: tuple[Loop, ...]) -> float:
+        """Rows, of all channels, of the input that one iteration of these loops reads."""
+        s, (rows, _) = self.form.statement, self.form.spans
+        inside = self.loops[len(outside) :]
+        around = "+".join(loop.name for loop in outside)
         height = rows.span
         if "ho" in around:
             computed = _product(x for x in inside if x.name.startswith("ho"))
             height = (computed - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
-        channels = s.kept_co
-        if "co" in around:
-            channels = _product(x for x in inside if x.name.startswith("co"))
-        groups = max(1.0, s.groups * channels / s.kept_co)
-        return groups * s.inputs.count * height, columns.span
+        groups = max(1.0, s.groups * self._channels(outside) / s.kept_co)
+        return groups * s.inputs.count * height
+
+    def _channels(self, outside: tuple[Loop, ...]) -> int:
+        """Output channels that one iteration of these loops computes."""
+        if not any("co" in loop.name for loop in outside):
+            return self.form.statement.kept_co
+        return _product(x for x in self.loops[len(outside) :] if x.name.startswith("co"))
 
     @property
     def pad_elements(self) -> float:
-        rows, columns = self.pad_rows
-        return rows * columns if self.form.pads else 0.0
+        return self.pad_rows * self.form.spans[1].span if self.form.pads else 0.0
+
+    @property
+    def fetched(self) -> float:
+        """Elements of both operands that are copied ahead."""
+        inputs, weights = self._around("prefetch:input"), self._around("prefetch:weight")
+        elements = 0.0
+        if inputs:
+            elements += _product(inputs) * self._input_rows(inputs) * self.form.spans[1].span
+        if weights:
+            elements += _product(weights) * self._channels(weights) * self.reduction
+        return elements
 
     @property
     def slots(self) -> float:
         """The estimate: slots of fused multiply-adds on the thread that has the most of them."""
         chains = 0 if self.unrolled_reduction == self.reduction else CHAINS
         step = max(self.registers, self.loads, chains)
-        if self.rolled or self.vector is None:
+        crowded = self.registers > CROWDED * self.cpu.registers
+        if self.rolled or crowded or self.vector is None:
             step += SPILL_SLOTS * self.registers
         tiles = self.elements / self.tile_elements
         inside = tiles * (TILE_SLOTS + self.reduction * step + WRITE_SLOTS * self.tile_elements)
+        inside += FETCH_SLOTS * self.fetched
         padding = 0.0
         if self.form.pads:
             padding = self.pad_iterations * (
-                PAD_SLOTS * self.pad_elements + PAD_ROW_SLOTS * self.pad_rows[0]
+                PAD_SLOTS * self.pad_elements + PAD_ROW_SLOTS * self.pad_rows
             )
         if self.form.pads_at_loop:
             inside, padding = inside + padding, 0.0

@@ -20,7 +20,7 @@ WIDEST = 8.0
 """Errors of the estimate by a larger factor are alike."""
 
 TREES = 48
-DEVIATIONS = 0.5
+DEVIATIONS = 0.3
 """How much a schedule of which the trees disagree gains in rank, in standard deviations."""
 
 

@@ -7,10 +7,12 @@ import pytest
 from backends.base import BackendError, Failed, FailureKind, Measured
 from backends.conformance import BackendConformance
 from backends.cpu import CpuBackend, CpuOptions, outcome_of
+from backends.tuning.mutations import rewritten
 from backends.workers import Crashed, Finished, Lost, Raised, TimedOut
+from genomes.gene import Gene
 from genomes.nest import LoopNest
 from tests.backends import kernel_jobs
-from tests.backends.samples import shape
+from tests.backends.samples import fresh, shape
 
 QUICK = {"threads": 1, "builders": 2, "repeats": 3, "min_repeat_ms": 1.0}
 
@@ -77,6 +79,16 @@ def test_stages_are_timed(backend):
     (outcome,) = backend.measure([site(16)])
     assert set(outcome.stages_s) == {"build", "check", "wait", "measure"}
     assert outcome.stages_s["build"] > outcome.stages_s["wait"] >= 0
+
+
+def test_a_kernel_without_hope_is_timed_once():
+    nest = fresh(64, 16)
+    rolled = rewritten(nest, 0, [Gene.of("unroll", loop="kw")])
+    with CpuBackend(CpuOptions(**QUICK)) as backend:
+        (good,) = backend.measure([nest])
+        (bad,) = backend.measure([rolled])
+    assert (len(good.times_s), len(bad.times_s)) == (3, 1)
+    assert bad.median_s > 2 * good.median_s
 
 
 def test_kernels_run_on_the_threads_that_were_asked_for(backend):

@@ -82,6 +82,9 @@ def test_the_estimate_knows_what_is_slow() -> None:
     for op in ("parallel", "unroll"):
         kept = [gene for gene in s.schedule_genes if gene.op != op]
         assert named(rewritten(nest, 0, kept))["estimate"] > best + math.log2(1.5), op
+    fetch = Gene.of("prefetch", operand="weight", loop="ho.0")
+    fetched = named(rewritten(nest, 0, [*s.schedule_genes, fetch]))["estimate"]
+    assert best < fetched < best + 2
     scalar = [gene for gene in s.schedule_genes if gene.op not in ("unroll", "vectorize")]
     assert cpu_schedule_features(rewritten(nest, 0, scalar), CPU) is None
 
