@@ -226,7 +226,7 @@ def _effort(result: Mapping[str, Any]) -> str:
         "## What it took",
         f"{span_text(result['seconds']['elapsed'])} of search; {work['measurements']} kernels "
         f"measured, {work['store_hits']} known from the store.",
-        *_tuning(result.get("tuning")),
+        *_tuning(result.get("tuning"), seconds.get("tune", 0.0)),
         _table(("stage", "time", "share"), rows),
     ]
     rejected = _counted(counts["rejected"])
@@ -241,11 +241,11 @@ def _effort(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _tuning(tuning: Mapping[str, Any] | None) -> list[str]:
+def _tuning(tuning: Mapping[str, Any] | None, seconds: float) -> list[str]:
     if not tuning or not tuning["workloads"]:
         return []
     return [
-        f"{tuning['measurements']} of them in {span_text(tuning['seconds'])} at the end, for "
+        f"{tuning['measurements']} of them in {span_text(seconds)} at the end, for "
         f"faster schedules of {tuning['workloads']} kernels of the original and the finalists: "
         f"{tuning['improved']} became faster, {ratio_text(tuning['speedup'], 1.0)} by geometric "
         "mean of all."

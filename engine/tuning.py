@@ -7,7 +7,6 @@ networks that it ends with, and of the original, are worth more.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,23 +26,23 @@ class Tuning:
         measurements: Schedules that were measured for them, or known from the store.
         improved: Kernels of which a faster schedule was found.
         log_ratio: Sum over the kernels of log(latency before / after).
-        seconds: What it took.
     """
 
     workloads: int = 0
     measurements: int = 0
     improved: int = 0
     log_ratio: float = 0.0
-    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the record of a search; `speedup` is the geometric mean."""
+        """Plain data for the record of a search; `speedup` is the geometric mean.
+
+        The seconds are those of the stage `tune`.
+        """
         return {
             "workloads": self.workloads,
             "measurements": self.measurements,
             "improved": self.improved,
             "speedup": math.exp(self.log_ratio / max(1, self.workloads)),
-            "seconds": self.seconds,
         }
 
 
@@ -80,19 +79,15 @@ def tune_kernels(
         if free and nest.key not in before and isinstance(outcome, Measured):
             before[nest.key] = (outcome.median_s, nest)
             samples += _samples(kernels, nest)
-    start = time.perf_counter()
-    try:
-        for latency_s, nest in sorted(before.values(), key=lambda pair: (-pair[0], pair[1].key)):
-            tuned = tune(kernels.backend, nest, measurements, seed, samples, between)
-            samples += tuned.samples(kernels.backend)
-            tuning.workloads += 1
-            tuning.measurements += tuned.measurements
-            if tuned.latency_s < latency_s:
-                kernels.adopt(tuned.nest, tuned.outcome)
-                tuning.improved += 1
-                tuning.log_ratio += math.log(latency_s / tuned.latency_s)
-    finally:
-        tuning.seconds += time.perf_counter() - start
+    for latency_s, nest in sorted(before.values(), key=lambda pair: (-pair[0], pair[1].key)):
+        tuned = tune(kernels.backend, nest, measurements, seed, samples, between)
+        samples += tuned.samples(kernels.backend)
+        tuning.workloads += 1
+        tuning.measurements += tuned.measurements
+        if tuned.latency_s < latency_s:
+            kernels.adopt(tuned.nest, tuned.outcome)
+            tuning.improved += 1
+            tuning.log_ratio += math.log(latency_s / tuned.latency_s)
 
 
 def _samples(kernels: Kernels, nest: LoopNest) -> list[Sample]:

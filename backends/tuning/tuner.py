@@ -25,7 +25,7 @@ CHILDREN = 64
 MOST_CHANGES = 3
 """Changes that lead from a parent to a child, at most."""
 
-STALE_BATCHES = 2
+STALE_BATCHES = 3
 """So many batches without progress end the tuning, unless the ranking still promises some."""
 
 PROGRESS = 0.99
@@ -56,6 +56,7 @@ class Tuned:
     Attributes:
         nest: With the fastest schedule.
         outcome: Its times.
+        proposed_s: Median of the fastest of the backend's first proposals, in seconds per call.
         history: Every measured schedule, in order.
         seconds: How long it took.
         reason: What ended it: `measurements`, `stale` or `exhausted`.
@@ -63,6 +64,7 @@ class Tuned:
 
     nest: LoopNest
     outcome: Measured
+    proposed_s: float
     history: tuple[Trial, ...]
     seconds: float
     reason: str
@@ -145,6 +147,7 @@ class _Tuning:
     def run(self, measurements: int) -> Tuned:
         proposals = self._backend.schedule_candidates(self._nest)
         self._measure(proposals[: max(1, measurements // FIRST_SHARE)])
+        proposed_s = self._best_s
         space = self._backend.schedule_space(self._nest)
         learns = self._known_features(proposals[0]) is not None
         stale, reason = 0, "measurements"
@@ -164,7 +167,7 @@ class _Tuning:
             before_s = self._best_s
             self._measure(chosen)
             stale = 0 if self._best_s < PROGRESS * before_s else stale + 1
-        return self._result(reason)
+        return self._result(reason, proposed_s)
 
     @property
     def _best_s(self) -> float:
@@ -215,7 +218,7 @@ class _Tuning:
         promising = not ranking.learned or any(s < PROGRESS for s, _ in ranked[:count])
         return [nest for _, nest in ranked[:count]], promising
 
-    def _result(self, reason: str) -> Tuned:
+    def _result(self, reason: str, proposed_s: float) -> Tuned:
         best = min(self._history, key=lambda trial: _latency_s(trial.outcome))
         if not isinstance(best.outcome, Measured):
             raise BackendError(
@@ -223,7 +226,8 @@ class _Tuning:
                 f"{best.outcome.message}"
             )
         seconds = time.perf_counter() - self._began
-        return Tuned(best.nest, best.outcome, tuple(self._history), seconds, reason)
+        history = tuple(self._history)
+        return Tuned(best.nest, best.outcome, proposed_s, history, seconds, reason)
 
 
 def _latency_s(outcome: Outcome) -> float:
