@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
-	bench-e2e bench-kernels bench-calibration
+	bench-e2e bench-kernels bench-calibration tune-metaschedule
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -41,6 +41,10 @@ bench-kernels: $(READY)  ## Kernels against the libraries; QUICK=1 for twelve of
 
 bench-calibration: $(READY)  ## Sums of kernels against whole networks
 	$(BIN)/python -m engine.bench.calibration
+
+tune-metaschedule: $(READY)  ## MetaSchedule's records for the benchmarks, where they are missing
+	$(BIN)/python -m engine.bench.metaschedule $(if $(QUICK),--quick)
+	$(BIN)/python -m engine.bench.metaschedule_network
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,11 +1,13 @@
 """Kernels of convolutions and of their transformed forms, against the libraries.
 
-    python -m engine.bench.kernels [--quick] [--tune] [--schedules FILE]
+    python -m engine.bench.kernels [--quick] [--tune] [--schedules FILE] [--metaschedule FILE]
 
 Every kernel is compiled, compared with PyTorch on random input, and timed in turns with ONNX
-Runtime and PyTorch, which run the same function as a module, all in this process.  A kernel has
-the schedule recorded in FILE; `--tune` first measures the backend's proposals for every workload
-and records the fastest.  Where FILE has none, the kernel has the default schedule.
+Runtime and PyTorch, which run the same function as a module, and with the kernels that TVM's
+MetaSchedule found in 64 and in 256 trials where they are recorded (`engine.bench.metaschedule`),
+all in this process.  A kernel has the schedule recorded in the file of schedules; `--tune` first
+measures the backend's proposals for every workload and records the fastest.  Where the file has
+none, the kernel has the default schedule.
 
 Shown is the fastest of the rounds: kernels of some microseconds suffer whenever the scheduler
 puts two threads on one core.  The bound of a kernel is the larger of what its multiply-adds take
@@ -17,22 +19,30 @@ ratios.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from engine.bench import command, peers
+from engine.bench import command, kernel_report, metaschedule, metaschedule_records, peers
 from engine.bench.bounds import measure_bounds
 from engine.bench.command import BenchError
+from engine.bench.kernel_report import (
+    CHANNELS_LAST,
+    EAGER,
+    INDUCTOR,
+    METASCHEDULE,
+    METASCHEDULE_FEW,
+    ONNXRUNTIME,
+    OURS,
+)
+from engine.bench.metaschedule_records import Record
 from engine.bench.workloads import Workload, workloads
 from genomes.gene import Gene
 from genomes.genome import Genome
@@ -43,18 +53,12 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
 SCHEDULES = Path("experiments/kernel_schedules.json")
+ROUNDS, QUICK_ROUNDS = 7, 5
 SETTLE_S = 0.08
 TOLERANCE = 1e-4
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
-OURS, ONNXRUNTIME, EAGER, CHANNELS_LAST, INDUCTOR = (
-    "loopgene",
-    "onnxruntime",
-    "torch",
-    "channels_last",
-    "inductor",
-)
-TORCH = (EAGER, CHANNELS_LAST, INDUCTOR)
+METASCHEDULES = {METASCHEDULE_FEW: metaschedule.FEW_TRIALS, METASCHEDULE: metaschedule.TRIALS}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,13 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="twelve workloads")
     parser.add_argument("--tune", action="store_true", help="measure proposals and record them")
     parser.add_argument("--schedules", type=Path, default=SCHEDULES)
+    parser.add_argument("--metaschedule", type=Path, default=metaschedule.RECORDS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, help="7 by default, 5 with --quick")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
     options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     peers.share_process(options.threads)
-    return command.run("kernels", lambda console: _benchmark(options, console))
+    return command.run(
+        "kernels", lambda console: _benchmark(options, console), kernel_report.TARGETS
+    )
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -95,67 +103,34 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         f"measured peak {bounds.macs_per_s * 2e-9:.0f} GFLOP/s, "
         f"bandwidth of the last cache {bounds.bytes_per_s * 1e-9:.0f} GB/s"
     )
-    table = Table(title=f"convolutions, float32, batch 1, {options.threads} threads")
-    table.add_column("workload", no_wrap=True)
-    for column in ("us", "bound", "x bound", "ORT", "torch", "vs ORT", "vs torch"):
-        table.add_column(column, justify="right")
+    records = _metaschedule_records(chosen, options, target)
+    console.print(f"{len(records)} of {len(chosen)} workloads have a record of MetaSchedule")
     rows = []
     for workload in chosen:
-        least = _time(workload, nests[workload.name], target, options)
-        row = _Row(workload.name, least, *bounds.seconds(workload.nest))
-        rows.append(row)
-        table.add_row(*row.cells())
-    console.print(table)
-    return _report(rows)
+        record = records.get(workload.name)
+        least_s = _time(workload, nests[workload.name], record, target, options)
+        rows.append(kernel_report.Row.of(workload, least_s, bounds))
+    console.print(kernel_report.table(rows, options.threads))
+    kernel_report.explain(console, rows)
+    return kernel_report.figures(rows)
 
 
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    least: Mapping[str, float]
-    bound_s: float
-    bound: str
-
-    @property
-    def over_onnxruntime(self) -> float:
-        return self.least[ONNXRUNTIME] / self.least[OURS]
-
-    @property
-    def over_torch(self) -> float:
-        return min(self.least[n] for n in TORCH if n in self.least) / self.least[OURS]
-
-    @property
-    def over_bound(self) -> float:
-        return self.least[OURS] / self.bound_s
-
-    def cells(self) -> list[str]:
-        best_torch = self.over_torch * self.least[OURS]
-        return [
-            self.name,
-            f"{1e6 * self.least[OURS]:.1f}",
-            f"{1e6 * self.bound_s:.1f} {self.bound[0]}",
-            f"{self.over_bound:.2f}",
-            f"{1e6 * self.least[ONNXRUNTIME]:.1f}",
-            f"{1e6 * best_torch:.1f}",
-            f"{self.over_onnxruntime:.2f}",
-            f"{self.over_torch:.2f}",
-        ]
-
-
-def _report(rows: Sequence[_Row]) -> dict[str, Any]:
-    versus = [row.over_onnxruntime for row in rows]
-    report = {
-        "geomean_vs_onnxruntime": statistics.geometric_mean(versus),
-        "min_vs_onnxruntime": min(versus),
-        "geomean_vs_torch": statistics.geometric_mean(row.over_torch for row in rows),
-        "min_vs_torch": min(row.over_torch for row in rows),
-        "median_vs_bound": statistics.median(row.over_bound for row in rows),
-    }
-    return {**{k: round(v, 4) for k, v in report.items()}, "workloads": len(rows)}
+def _metaschedule_records(
+    chosen: Sequence[Workload], options: argparse.Namespace, target: Mapping[str, Any]
+) -> dict[str, Record]:
+    """The records of MetaSchedule that are of these workloads, this machine and this TVM."""
+    missing = metaschedule.without_record(chosen, options.metaschedule, target)
+    left_out = {workload.name for workload in missing}
+    records = metaschedule_records.read(options.metaschedule)
+    return {w.name: records[w.name] for w in chosen if w.name not in left_out}
 
 
 def _time(
-    workload: Workload, nest: LoopNest, target: Mapping[str, Any], options: argparse.Namespace
+    workload: Workload,
+    nest: LoopNest,
+    record: Record | None,
+    target: Mapping[str, Any],
+    options: argparse.Namespace,
 ) -> dict[str, float]:
     """Least seconds of every way to compute a workload, over all rounds."""
     import torch
@@ -176,6 +151,13 @@ def _time(
     }
     if options.inductor:
         builders[INDUCTOR] = lambda: peers.inductor(module, x)
+    for name, trials in METASCHEDULES.items():
+        # The quick benchmark has no time for both.
+        wanted = trials == metaschedule.TRIALS or not options.quick
+        if record is not None and trials in record.best and wanted:
+            builders[name] = functools.partial(
+                metaschedule.build, workload.nest, record, target, operands, trials
+            )
     runs = {}
     for name, build in builders.items():
         run, result = build()

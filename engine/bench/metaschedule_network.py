@@ -1,0 +1,211 @@
+"""Whole networks compiled by TVM with what MetaSchedule found for each of their functions.
+
+    python -m engine.bench.metaschedule_network [EXPERIMENT.yaml ...] [--trials 64] [--at-most N]
+
+Relax imports the network, folds BatchNorm into the convolutions, and fuses what follows them;
+every function that is left is tuned on its own, and recorded in
+experiments/metaschedule_networks.json by its content, so that networks share what they have in
+common.  Weights are packed at compile time as the schedules want them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from engine.bench import command, metaschedule_records, peers
+from engine.bench.metaschedule_records import Record
+from engine.bench.metaschedule_tuning import Tuner, light_intrinsics
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+EXPERIMENTS = ("experiments/resnet18_cifar10_cpu.yaml", "experiments/resnet34_cifar10_cpu.yaml")
+RECORDS = Path("experiments/metaschedule_networks.json")
+TRIALS = 64
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One function of a network.
+
+    Attributes:
+        name: What Relax calls it, and the beginning of its content hash.
+        key: Its content hash.
+        mod: A module with the function as `main`.
+    """
+
+    name: str
+    key: str
+    mod: Any
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Tune the functions that have no record; returns the exit code."""
+    parser = command.parser(__doc__)
+    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, type=Path)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--at-most", type=int, help="stop after so many functions")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    if options.trials < 1:
+        parser.error("--trials must be at least 1")
+    peers.share_process(options.threads)
+    return command.run("metaschedule", lambda console: _tune(options, console))
+
+
+def metaschedule(
+    module: nn.Module, x: Tensor, threads: int, path: Path = RECORDS
+) -> peers.Peer | None:
+    """A network as MetaSchedule-tuned TVM runs it; None where a function has no record.
+
+    Args:
+        module: In eval mode.
+        x: Its input.
+        threads: Threads to run on.
+        path: The records.
+
+    Raises:
+        TuningError: The records are damaged.
+    """
+    import tvm
+    from tvm import relax
+
+    target = _target(threads)
+    mod = imported(module, x, target)
+    tasks = tasks_of(mod, target)
+    records = _recorded(path, target)
+    if any(task.key not in records for task in tasks):
+        return None
+    tvm_target = tvm.target.Target(target)
+    with tvm_target, _database(tasks, records, tvm_target):
+        mod = relax.transform.MetaScheduleApplyDatabase()(mod)
+    with tvm_target:
+        mod = tvm.transform.Sequential(
+            [
+                relax.transform.SplitLayoutRewritePreproc(),
+                relax.transform.LiftTransformParams(),
+                relax.transform.FoldConstant(),
+            ]
+        )(mod)
+        executable = tvm.compile(mod, tvm_target)
+    run = relax.VirtualMachine(executable, tvm.cpu())["main"]
+    data = tvm.runtime.tensor(x.numpy())
+    return lambda: run(data), run(data).numpy()
+
+
+def imported(module: nn.Module, x: Tensor, target: Mapping[str, Any]) -> Any:
+    """A network as a Relax module of fused functions whose weights are layout-free."""
+    import torch
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.torch import from_exported_program
+
+    with torch.no_grad():
+        program = torch.export.export(module, (x,))
+    mod = from_exported_program(program, unwrap_unit_return_tuple=True)
+    with tvm.target.Target(dict(target)):
+        return tvm.transform.Sequential(
+            [
+                relax.transform.FoldBatchnormToConv2D(),
+                relax.transform.DecomposeOpsForInference(),
+                relax.transform.CanonicalizeBindings(),
+                relax.get_pipeline("zero"),
+                relax.transform.CanonicalizeBindings(),
+                relax.transform.AttachAttrLayoutFreeBuffers(),
+            ]
+        )(mod)
+
+
+def tasks_of(mod: Any, target: Mapping[str, Any]) -> list[Task]:
+    """The distinct functions of an imported network, by name."""
+    light_intrinsics()
+    import tvm
+    from tvm.s_tir.meta_schedule.relax_integration import extract_tasks
+    from tvm.s_tir.meta_schedule.utils import shash2hex
+
+    tasks = []
+    for task in extract_tasks(mod, tvm.target.Target(dict(target))):
+        (function,) = task.dispatched
+        key = str(shash2hex(function))
+        tasks.append(Task(f"{task.task_name} {key[:10]}", key, function))
+    return sorted(tasks, key=lambda task: task.name)
+
+
+def _database(tasks: Sequence[Task], records: Mapping[str, Record], target: Any) -> Any:
+    """TVM's database with the best trace of every task."""
+    from tvm import s_tir
+    from tvm.s_tir import meta_schedule as ms
+    from tvm.s_tir.schedule import Trace
+
+    database = ms.database.MemoryDatabase()
+    for task in tasks:
+        record = records[task.key]
+        best = record.best[record.trials]
+        sch = s_tir.Schedule(task.mod)
+        Trace.apply_json_to_schedule(best.trace, sch)
+        arguments = ms.arg_info.ArgInfo.from_prim_func(task.mod["main"])
+        workload = database.commit_workload(task.mod)
+        database.commit_tuning_record(
+            ms.database.TuningRecord(sch.trace, workload, [best.time_s], target, arguments)
+        )
+    return database
+
+
+def _tune(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Tune the functions that have no record."""
+    import torch
+    import tvm
+
+    from engine.config import load_config
+    from engine.network import build_model
+
+    target = _target(options.threads)
+    tasks: dict[str, Task] = {}
+    for path in options.experiments:
+        config = load_config(path).model
+        module = build_model(config).eval()
+        mod = imported(module, torch.zeros(config.input_shape), target)
+        tasks.update({task.key: task for task in tasks_of(mod, target)})
+    known = _recorded(options.records, target)
+    missing = [task for key, task in tasks.items() if key not in known]
+    console.print(f"{len(tasks) - len(missing)} of {len(tasks)} functions have a record")
+    chosen = missing[: options.at_most]
+    if chosen:
+        with Tuner(target) as tuner:
+            for task in chosen:
+                start = time.perf_counter()
+                best = tuner.tune(task.mod, [options.trials], SEED)
+                seconds = round(time.perf_counter() - start, 1)
+                record = Record(task.key, target, tvm.__version__, SEED, seconds, best)
+                metaschedule_records.add(options.records, task.name, record)
+                time_us = 1e6 * best[options.trials].time_s
+                console.print(f"{task.name}: {time_us:.1f} us in {seconds:.0f} s")
+    left = len(missing) - len(chosen)
+    return {"functions": len(tasks), "tuned": len(chosen), "missing": left}
+
+
+def _recorded(path: Path, target: Mapping[str, Any]) -> dict[str, Record]:
+    """The records for this target and this version of TVM, by content hash."""
+    records = metaschedule_records.read(path).values()
+    return {record.key: record for record in records if record.fits(record.key, target)}
+
+
+def _target(threads: int) -> dict[str, Any]:
+    """This machine, as the CPU backend compiles for it."""
+    from backends.devices import cpu_target
+
+    return dict(cpu_target(threads))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
