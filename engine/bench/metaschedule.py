@@ -112,7 +112,7 @@ def build(
             f"the record of {nest.shape} is not of {trials} trials of this computation; "
             "tune it again with `make tune-metaschedule`"
         )
-    mod = scheduled(plain_function(nest), record.best[trials].trace)
+    mod = scheduled(plain_function(nest), record.best[trials].trace).mod
     kernel = compiled(mod, tvm.target.Target(dict(target)))
     layouts = weight_layouts(mod)
     weights = []

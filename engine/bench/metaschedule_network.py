@@ -22,7 +22,7 @@ from rich.console import Console
 
 from engine.bench import command, metaschedule_records, peers
 from engine.bench.metaschedule_records import Record
-from engine.bench.metaschedule_tuning import Tuner, light_intrinsics
+from engine.bench.metaschedule_tuning import Tuner, light_intrinsics, scheduled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -143,20 +143,17 @@ def tasks_of(mod: Any, target: Mapping[str, Any]) -> list[Task]:
 
 def _database(tasks: Sequence[Task], records: Mapping[str, Record], target: Any) -> Any:
     """TVM's database with the best trace of every task."""
-    from tvm import s_tir
     from tvm.s_tir import meta_schedule as ms
-    from tvm.s_tir.schedule import Trace
 
     database = ms.database.MemoryDatabase()
     for task in tasks:
         record = records[task.key]
         best = record.best[record.trials]
-        sch = s_tir.Schedule(task.mod)
-        Trace.apply_json_to_schedule(best.trace, sch)
+        trace = scheduled(task.mod, best.trace).trace
         arguments = ms.arg_info.ArgInfo.from_prim_func(task.mod["main"])
         workload = database.commit_workload(task.mod)
         database.commit_tuning_record(
-            ms.database.TuningRecord(sch.trace, workload, [best.time_s], target, arguments)
+            ms.database.TuningRecord(trace, workload, [best.time_s], target, arguments)
         )
     return database
 

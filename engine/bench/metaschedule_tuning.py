@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
 import sys
 import tempfile
 import types
@@ -180,7 +181,7 @@ class Tuner:
 
 
 def light_intrinsics() -> None:
-    """Import the tensor intrinsics of x86 only: all of them take TVM 16 s in every process."""
+    """Import this machine's tensor intrinsics only: all of them take TVM 16 s in every process."""
     import tvm
 
     name = "tvm.s_tir.tensor_intrin"
@@ -190,17 +191,32 @@ def light_intrinsics() -> None:
     package.__path__ = [str(Path(tvm.__file__).parent / "s_tir" / "tensor_intrin")]
     sys.modules[name] = package
     tvm.s_tir.tensor_intrin = package
-    importlib.import_module(f"{name}.x86")
+    arm = platform.machine() in ("aarch64", "arm64")
+    importlib.import_module(f"{name}.{'arm_cpu' if arm else 'x86'}")
 
 
 def scheduled(function: Any, trace: Any) -> Any:
-    """The module of a function after a recorded trace, with the blocks that pack its weights."""
+    """The schedule that a recorded trace makes of a function.
+
+    Its module still has the blocks that pack the weights.
+
+    Raises:
+        TuningError: The trace does not apply to the function.
+    """
     from tvm import s_tir
     from tvm.s_tir.schedule import Trace
 
-    sch = s_tir.Schedule(function)
-    Trace.apply_json_to_schedule(trace, sch)
-    return sch.mod
+    from backends.lowering.schedule import TVM_REFUSALS, first_line
+
+    sch = s_tir.Schedule(function, error_render_level="fast")
+    try:
+        Trace.apply_json_to_schedule(trace, sch)
+    except TVM_REFUSALS as error:
+        raise TuningError(
+            f"a recorded schedule of MetaSchedule no longer applies: {first_line(error)}; remove "
+            "its file of records and tune again with `make tune-metaschedule`"
+        ) from error
+    return sch
 
 
 def weight_layouts(mod: Any) -> dict[str, Any]:
