@@ -1,5 +1,8 @@
 """Fold and fuse what follows a site: BatchNorm, a residual addition, an activation.
 
+What no site takes is made cheap: a BatchNorm becomes one multiplication and one addition, and a
+concatenation of concatenations reads their parts, so that TVM fuses each with what reads it.
+
 The graph is the one that `torch.export` gives, before decomposition, so operators may still be
 in place; an in-place operator on a site's output that nothing else reads is as good as another.
 """
@@ -84,6 +87,8 @@ def fuse_followers(captured: CapturedNetwork) -> None:
     """Move BatchNorms, residual additions and activations into the sites that they follow."""
     graph = captured.program.graph_module.graph
     _fold_batch_norms(captured)
+    _simplify_batch_norms(captured.program)
+    _flatten_concatenations(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -153,11 +158,59 @@ def _fold_batch_norms(captured: CapturedNetwork) -> None:
         if numbers.count(source.args[2]) > 1:
             continue
         values = [None if n is None else tensors(n) for n in (weight, bias, mean, variance)]
-        kernel = captured.kernels[source.args[2]]
-        if not _fold(kernel, values, epsilon):
+        if not _fold(captured.kernels[source.args[2]], *_affine(values, epsilon)):
             continue
         node.replace_all_uses_with(source)
         graph.erase_node(node)
+
+
+def _simplify_batch_norms(program: torch.export.ExportedProgram) -> None:
+    """Replace BatchNorms by x * scale + shift, which stand where their statistics stood."""
+    graph, tensors = program.graph_module.graph, _tensors(program)
+    groups: dict[tuple[Any, ...], list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.target is _ATEN.batch_norm.default and not node.args[5]:
+            key = (*node.args[1:5], node.args[7])
+            groups.setdefault(key, []).append(node)
+    for (weight, bias, mean, variance, epsilon), nodes in groups.items():
+        if any(set(n.users) != set(nodes) for n in (mean, variance)):
+            continue
+        values = [None if n is None else tensors(n) for n in (weight, bias, mean, variance)]
+        rank = nodes[0].meta["val"].dim()
+        for holder, constant in zip((variance, mean), _affine(values, epsilon), strict=True):
+            shape = (1, -1, *(1,) * (rank - 2))
+            _replace_tensor(program, holder, torch.from_numpy(constant).float().reshape(shape))
+        for node in nodes:
+            with graph.inserting_before(node):
+                scaled = graph.call_function(_ATEN.mul.Tensor, (node.args[0], variance))
+                shifted = graph.call_function(_ATEN.add.Tensor, (scaled, mean))
+            scaled.meta, shifted.meta = dict(node.meta), dict(node.meta)
+            node.replace_all_uses_with(shifted)
+            graph.erase_node(node)
+
+
+def _flatten_concatenations(graph: fx.Graph) -> None:
+    """Let concatenations of concatenations read the parts themselves.
+
+    As many elements are copied as before, fewer where nothing else reads the inner one.  It may
+    then be fused with its only reader: in a dense block, where each layer reads all before it,
+    no concatenation is ever written.
+    """
+    for node in graph.find_nodes(op="call_function", target=_ATEN.cat.default):
+        axis = _concatenated_axis(node)
+        parts: list[fx.Node] = []
+        for part in node.args[0]:
+            is_inner = part.target is _ATEN.cat.default and _concatenated_axis(part) == axis
+            parts += part.args[0] if is_inner else [part]
+        node.args = (parts, axis)
+    for node in reversed(graph.find_nodes(op="call_function", target=_ATEN.cat.default)):
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _concatenated_axis(node: fx.Node) -> int:
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    return axis % node.meta["val"].dim()
 
 
 def is_site(node: Any) -> bool:
@@ -170,25 +223,30 @@ def is_site(node: Any) -> bool:
 
 
 def _tensors(program: torch.export.ExportedProgram) -> Callable[[fx.Node], Tensor]:
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-
     def value(node: fx.Node) -> Tensor:
-        name = names[node.name]
-        found = program.state_dict.get(name)
-        tensor = found if found is not None else program.constants[name]
-        assert isinstance(tensor, Tensor)
-        return tensor
+        name, holder = _holder(program, node)
+        return holder[name]
 
     return value
 
 
-def _fold(kernel: SiteKernel, values: list[Tensor | None], epsilon: float) -> bool:
-    """Fold y = (x - mean) / sqrt(variance + epsilon) * weight + bias into `kernel`.
+def _replace_tensor(program: torch.export.ExportedProgram, node: fx.Node, new: Tensor) -> None:
+    """Give a placeholder another value; the tensor that it had stays as it is."""
+    name, holder = _holder(program, node)
+    holder[name] = new
+    node.meta["val"] = node.meta["val"].new_empty(new.shape)
 
-    Returns:
-        False when channels that repeat one computed channel have different scales.
-    """
+
+def _holder(program: torch.export.ExportedProgram, node: fx.Node) -> tuple[str, dict[str, Any]]:
+    """The name of a placeholder's tensor, and where it is kept under that name."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    name = names[node.name]
+    return name, program.state_dict if name in program.state_dict else program.constants
+
+
+def _affine(values: list[Tensor | None], epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) of (x - mean) / sqrt(variance + epsilon) * weight + bias, float64 (C,)."""
     weight, bias, mean, variance = (
         None if v is None else v.detach().double().cpu().numpy() for v in values
     )
@@ -197,8 +255,15 @@ def _fold(kernel: SiteKernel, values: list[Tensor | None], epsilon: float) -> bo
     scale = 1.0 / np.sqrt(variance + epsilon)
     if weight is not None:
         scale = scale * weight
-    old = 0.0 if kernel.bias is None else kernel.bias
-    shift = (old - mean) * scale + (0.0 if bias is None else bias)
+    return scale, (0.0 if bias is None else bias) - mean * scale
+
+
+def _fold(kernel: SiteKernel, scale: np.ndarray, shift: np.ndarray) -> bool:
+    """Fold x * scale + shift into `kernel`.
+
+    Returns:
+        False when channels that repeat one computed channel have different scales.
+    """
     scaled: list[np.ndarray] = []
     for s, w in zip(kernel.measured.weights, kernel.weights, strict=True):
         box = scale[s.co.start : s.co.stop].reshape(-1, s.kept_co)
@@ -206,5 +271,6 @@ def _fold(kernel: SiteKernel, values: list[Tensor | None], epsilon: float) -> bo
             return False
         scaled.append((w * box[0][:, None, None, None]).astype(w.dtype))
     kernel.weights = scaled
-    kernel.bias = shift.astype(np.float32)
+    old = 0.0 if kernel.bias is None else kernel.bias
+    kernel.bias = (old * scale + shift).astype(np.float32)
     return True

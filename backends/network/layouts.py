@@ -8,7 +8,6 @@ converted where it goes from one to the other.
 
 from __future__ import annotations
 
-import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ATEN = torch.ops.aten
-_NORM = _ATEN._native_batch_norm_legit_no_training.default
 _ELEMENTWISE = frozenset(
     {
         _ATEN.add.Tensor,
@@ -51,7 +49,6 @@ _TAKING_LAYOUTS = frozenset(
         _ATEN.max_pool2d.default,
         _ATEN.avg_pool2d.default,
         _ATEN.adaptive_avg_pool2d.default,
-        _NORM,
     }
 )
 LANES = "lanes"
@@ -138,9 +135,6 @@ def _read_alike(node: fx.Node) -> list[fx.Node]:
     if node.target is _ATEN.cat.default:
         by_channels = node.args[1:] in ((1,), (-3,)) and all(map(_is_image, first))
         return list(first) if by_channels else []
-    if node.target is operator.getitem:
-        # The first result of a BatchNorm is the only one that is an image.
-        return [first] if _is_image(first) else []
     if node.target in _TAKING_LAYOUTS:
         return [first]
     if node.target in _ELEMENTWISE:
@@ -151,18 +145,12 @@ def _read_alike(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_image(node: fx.Node) -> bool:
-    value = _value(node)
+    value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.ndim == 4
 
 
 def _channels(node: fx.Node) -> int:
-    return int(_value(node).shape[1])
-
-
-def _value(node: fx.Node) -> Any:
-    """What a node computes, as a tensor without data; of a BatchNorm the first result."""
-    value = node.meta.get("val")
-    return value[0] if node.target is _NORM and value else value
+    return int(node.meta["val"].shape[1])
 
 
 class _Classes:

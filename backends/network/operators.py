@@ -17,7 +17,6 @@ def converters() -> Mapping[str, Converter]:
     return {
         pack.__name__: _pack,
         unpack.__name__: _unpack,
-        "_native_batch_norm_legit_no_training.default": _batch_norm,
         "max_pool2d.default": _max_pool,
         "avg_pool2d.default": _avg_pool,
         "adaptive_avg_pool2d.default": _adaptive_avg_pool,
@@ -45,29 +44,6 @@ def _unpack(node: fx.Node, importer: Any) -> Any:
     return importer.block_builder.emit(
         relax.op.reshape(planes, (n, blocks * lanes, height, width))
     )
-
-
-def _batch_norm(node: fx.Node, importer: Any) -> tuple[Any]:
-    """A BatchNorm that no convolution takes in: one multiply-add with constants.
-
-    The graph takes the first of several results.
-    """
-    from tvm import relax
-
-    operands: Any = node.args[:5]
-    x, weight, bias, mean, variance = (n and importer.env[n] for n in operands)
-    epsilon = relax.const(node.args[6], "float32")
-    scale = relax.op.rsqrt(relax.op.add(variance, epsilon))
-    if weight is not None:
-        scale = relax.op.multiply(scale, weight)
-    shift = relax.op.negative(relax.op.multiply(mean, scale))
-    if bias is not None:
-        shift = relax.op.add(shift, bias)
-    channels, lanes = int(mean.ty.shape[0]), node.meta.get(LANES)
-    rest = (1,) * (len(x.ty.shape) - 2)
-    place = (1, channels // lanes, 1, 1, lanes) if lanes else (1, channels, *rest)
-    scaled = relax.op.multiply(x, relax.op.reshape(scale, place))
-    return (importer.block_builder.emit(relax.op.add(scaled, relax.op.reshape(shift, place))),)
 
 
 def _max_pool(node: fx.Node, importer: Any) -> Any:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from math import gcd, prod
 from typing import Any
+
+from backends.network.parts import by_parts, find_cuts, greatest_divisor
 
 SCHEDULED = "tirx.is_scheduled"
 PARALLEL_FROM = 1 << 15
 """Elements from which several threads pay for one elementwise or pooling stage."""
+
+ACCUMULATORS = 8
+"""Vectors that one loop accumulates in registers, at most."""
+
+UNROLLED = 8
+"""Steps of a reduction that are written out, at most."""
 
 
 def schedule_rest(mod: Any, lanes: int) -> Any:
     """Schedule every PrimFunc of `mod` that has no schedule yet.
 
     Injective stages are inlined into their consumers; each remaining stage is vectorized along
-    its innermost loop and, when large, its outer loops run in parallel.
+    its innermost loop and, when large, its outer loops run in parallel.  A concatenation, with
+    what is fused to it, has a loop of its own for every part.
 
     Args:
         mod: An IRModule with Relax functions and PrimFuncs.
@@ -45,6 +55,12 @@ def _scheduled(function: Any, lanes: int) -> Any:
             except s_tir.ScheduleError:
                 continue
     blocks = normalize_prim_func(sch) or []
+    if len(blocks) == 1:
+        stage = sch.get(blocks[0].block_rv)
+        cuts = find_cuts(stage)
+        if cuts is not None:
+            body = by_parts(stage, cuts, lanes, PARALLEL_FROM)
+            return sch.mod["main"].with_body(body).with_attr(SCHEDULED, 1)
     for info in blocks:
         _schedule_stage(sch, info, lanes)
     return sch.mod["main"].with_attr(SCHEDULED, 1)
@@ -55,9 +71,7 @@ def _schedule_stage(sch: Any, info: Any, lanes: int) -> None:
     loops = sch.get_loops(info.block_rv)
     spatial = len(kinds) - len(kinds.lstrip("S"))
     extents = [int(sch.get(loop).extent) for loop in loops]
-    work = 1
-    for extent in extents:
-        work *= extent
+    work = prod(extents)
     if spatial == len(loops):
         fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
         if work % lanes == 0 and work > lanes:
@@ -70,9 +84,14 @@ def _schedule_stage(sch: Any, info: Any, lanes: int) -> None:
         return
     if spatial == 0:
         return
+    parallel = work >= PARALLEL_FROM
+    if kinds == "S" * spatial + "R" and _reads_columns(sch.get(info.block_rv), spatial - 1):
+        vector = gcd(extents[spatial - 1], lanes)
+        if vector > 2:
+            _column_reduction(sch, info, vector, parallel)
+            return
     if spatial > 1:
         sch.fuse(*loops[:spatial])
-    parallel = work >= PARALLEL_FROM
     if extents[-1] % lanes == 0 and extents[-1] > lanes:
         _vectorized_reduction(sch, info, lanes, parallel)
         return
@@ -81,6 +100,29 @@ def _schedule_stage(sch: Any, info: Any, lanes: int) -> None:
     if parallel:
         sch.parallel(outer)
     sch.decompose_reduction(info.block_rv, first)
+
+
+def _reads_columns(stage: Any, index: int) -> bool:
+    """Whether neighbours along a spatial axis are neighbours in what is read most."""
+    largest = max(stage.reads, key=lambda read: prod(int(e) for e in read.source.shape))
+    return bool(largest.region[-1].min.same_as(stage.iter_vars[index].var))
+
+
+def _column_reduction(sch: Any, info: Any, vector: int, parallel: bool) -> None:
+    """Reduce some vectors of neighbouring columns at a time, as a dense layer does."""
+    *outer, column, row = sch.get_loops(info.block_rv)
+    vectors = int(sch.get(column).extent) // vector
+    kept = greatest_divisor(vectors, ACCUMULATORS)
+    unrolled = greatest_divisor(int(sch.get(row).extent), UNROLLED)
+    tile, one, lane = sch.split(column, [None, kept, vector])
+    steps, step = sch.split(row, [None, unrolled])
+    sch.reorder(*outer, tile, steps, one, step, lane)
+    all_tiles = sch.fuse(*outer, tile)
+    if parallel:
+        sch.parallel(all_tiles)
+    sch.unroll(step)
+    sch.vectorize(lane)
+    sch.decompose_reduction(info.block_rv, steps)
 
 
 def _vectorized_reduction(sch: Any, info: Any, lanes: int, parallel: bool) -> None:
