@@ -33,6 +33,10 @@ _ACTIVATIONS = {
 }
 
 
+_MOST_PARTS = 16
+"""Of one concatenation: every part is code of its own."""
+
+
 @dataclass
 class SiteKernel:
     """One convolution of the network, with its weights.
@@ -194,14 +198,17 @@ def _flatten_concatenations(graph: fx.Graph) -> None:
 
     As many elements are copied as before, fewer where nothing else reads the inner one.  It may
     then be fused with its only reader: in a dense block, where each layer reads all before it,
-    no concatenation is ever written.
+    only one in so many is ever written.
     """
     for node in graph.find_nodes(op="call_function", target=_ATEN.cat.default):
         axis = _concatenated_axis(node)
         parts: list[fx.Node] = []
         for part in node.args[0]:
-            is_inner = part.target is _ATEN.cat.default and _concatenated_axis(part) == axis
-            parts += part.args[0] if is_inner else [part]
+            inner = [part]
+            if part.target is _ATEN.cat.default and _concatenated_axis(part) == axis:
+                inner = list(part.args[0])
+            is_small = len(parts) + len(inner) + len(node.args[0]) - 1 <= _MOST_PARTS
+            parts += inner if is_small else [part]
         node.args = (parts, axis)
     for node in reversed(graph.find_nodes(op="call_function", target=_ATEN.cat.default)):
         if not node.users:

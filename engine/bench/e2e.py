@@ -1,11 +1,15 @@
 """Whole networks, end to end: found and original, against the other ways to run the original.
 
-    python -m engine.bench.e2e [EXPERIMENT.json ...]
+    python -m engine.bench.e2e [EXPERIMENT.yaml ...] [--only NAME]
 
-Every argument is a recorded result (as in experiments/); all networks of one result are compiled
-in this process, compared with PyTorch eager on random input, and timed in turns.  The last line
-is one JSON object: for each network the medians in milliseconds and `speedup`, the best of the
-originals divided by the found network.
+Every argument is an experiment; its recorded result is the `.json` beside it.  All networks of an
+experiment are compiled in this process, compared with PyTorch eager on random input, and timed in
+turns: the original as LoopGene compiles it and as each peer runs it, and the found network where
+a result is recorded.  The kernels have the schedules of the result, or the default ones.
+
+The last line is one JSON object: for each network the medians in milliseconds; `speedup`, the
+best of the originals divided by the found network; `original_ratio`, the best of the peers
+divided by the original of LoopGene.
 """
 
 from __future__ import annotations
@@ -14,165 +18,248 @@ import argparse
 import json
 import statistics
 import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import peers
-from genomes.errors import LoopGeneError
+from engine.bench import command, peers
+from engine.bench.command import BenchError, Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RESULTS = ("experiments/resnet18_cifar10_cpu.json", "experiments/resnet34_cifar10_cpu.json")
+    from backends.base import NetworkTarget
+    from engine.config import ExperimentConfig
+    from engine.network import Variant
+
+EXPERIMENTS = tuple(
+    Path(f"experiments/{name}.yaml")
+    for name in (
+        "resnet18_cifar10_cpu",
+        "resnet34_cifar10_cpu",
+        "resnext29_cifar10_cpu",
+        "densenet161_cifar10_cpu",
+        "mobilenetv2_imagenet_cpu",
+    )
+)
 TOLERANCE = 1e-3
-TITLES = {
-    "original_ms": "original, LoopGene",
-    "found_ms": "found, LoopGene",
-    "tvm_default_ms": "original, TVM default",
-    "torch_ms": "original, torch eager",
-    "inductor_ms": "original, torch.compile frozen",
-    "onnxruntime_ms": "original, ONNX Runtime",
+"""Largest accepted deviation from PyTorch, relative to the largest output."""
+
+PATIENCE_S = 2.0
+"""A peer of which one call takes longer is not timed."""
+
+ORIGINAL = Target("original_ratio", 1.0)
+FOUND = Target("speedup", 3.0)
+TARGETS: Mapping[str, Sequence[Target]] = {
+    "resnet18_cifar": (ORIGINAL,),
+    "resnet34_cifar": (ORIGINAL, FOUND),
+    "resnext29_2x64d_cifar": (ORIGINAL, FOUND),
+    "densenet161_cifar": (ORIGINAL, FOUND),
+    "mobilenet_v2": (ORIGINAL,),
 }
-Runs = dict[str, peers.Peer]
+
+
+@dataclass(frozen=True)
+class Original:
+    """The untransformed network, for a peer.
+
+    Attributes:
+        module: In eval mode; not to be changed.
+        x: Input, float32 (N, C, H, W).
+        target: A TVM target, as a mapping.
+        threads: Of every peer.
+    """
+
+    module: nn.Module
+    x: Tensor
+    target: Mapping[str, Any]
+    threads: int
+
+
+FOUND_MS, OURS_MS = "found_ms", "ours_ms"
+PEERS: Mapping[str, Callable[[Original], peers.Peer | None]] = {
+    "onnxruntime_ms": lambda of: peers.onnxruntime(of.module, of.x, of.threads),
+    "inductor_ms": lambda of: peers.inductor(of.module, of.x),
+    "eager_ms": lambda of: peers.eager(of.module, of.x),
+    "tvm_default_ms": lambda of: _patiently(peers.tvm_default(of.module, of.x, of.target)),
+}
+"""What else runs the original; None from one that cannot be timed on it."""
+
+TITLES = {
+    FOUND_MS: "found",
+    OURS_MS: "LoopGene",
+    "onnxruntime_ms": "ONNX Runtime",
+    "inductor_ms": "torch.compile",
+    "eager_ms": "torch eager",
+    "tvm_default_ms": "TVM default",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("results", nargs="*", default=RESULTS, type=Path)
+    parser = command.parser(__doc__)
+    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, type=Path)
+    parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("--rounds must be at least 2")
     peers.share_process(options.threads)
     # PyTorch's own, one for each tree that torch.export copies.
     warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
-    console = Console()
+    return command.run("e2e", lambda console: _benchmark(options, console))
+
+
+def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, dict[str, float]]:
+    recorded = [_read(path) for path in options.experiments]
+    chosen = [(c, result) for c, result in recorded if options.only in c.model.spec]
+    if not chosen:
+        raise BenchError(
+            f"no network has {options.only!r} in its name; there are "
+            + ", ".join(config.model.spec for config, _ in recorded)
+        )
     report = {}
+    for config, result in chosen:
+        times = _time(config, result, options.threads, options.rounds)
+        title = f"{config.model.spec}, input {'x'.join(map(str, config.model.input_shape))}"
+        console.print(_details(title, times))
+        report[config.model.spec] = figures(
+            {key: 1e3 * statistics.median(values) for key, values in times.items()}
+        )
+    console.print(_summary(report, options.threads))
+    for name, row in report.items():
+        command.judge(console, row, TARGETS.get(name, (ORIGINAL,)), name)
+    return report
+
+
+def _read(path: Path) -> tuple[ExperimentConfig, dict[str, Any] | None]:
+    """The experiment and its recorded result, None where there is none."""
+    from engine.config import load_config, parse_config
+
+    config, beside = load_config(path), path.with_suffix(".json")
+    if not beside.exists():
+        return config, None
     try:
-        for path in options.results:
-            name, medians = _benchmark(Path(path), options.threads, options.rounds, console)
-            report[name] = medians
-    except LoopGeneError as error:
-        console.print(f"bench-e2e: error: {error}", style="red", soft_wrap=True)
-        return 1
-    console.file.write(json.dumps(report) + "\n")
-    return 0
+        result: dict[str, Any] = json.loads(beside.read_text())
+        return parse_config(result["config"]), result
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(
+            f"cannot read the recorded result {beside}: {' '.join(str(error).split())}; record "
+            f"it again: `loopgene run {path}`, then copy its result.json"
+        ) from error
 
 
-def _benchmark(
-    path: Path, threads: int, rounds: int, console: Console
-) -> tuple[str, dict[str, float]]:
+def _time(
+    config: ExperimentConfig, result: Mapping[str, Any] | None, threads: int, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds per call in every round, of all that runs the network."""
     import torch
 
-    from engine.config import parse_config
-    from engine.network import (
-        Variant,
-        build_model,
-        compile_variant,
-        interleaved,
-        network_schedules,
-    )
-    from genomes.genome import Genome
+    from engine.network import build_model, compile_variant, interleaved
 
-    record = _read(path)
-    config = parse_config(record["config"])
     target = _target(config, threads)
     torch.set_num_threads(threads)
     model = build_model(config.model).eval()
-    shape = config.model.input_shape
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = model(x).numpy()
-    runs: Runs = {}
-    for key, genome in (
-        ("original_ms", Genome()),
-        ("found_ms", Genome.from_json(record["found"]["genome"])),
-    ):
-        variant = Variant(genome, network_schedules(record))
+    x = torch.randn(config.model.input_shape, generator=torch.Generator().manual_seed(0))
+    runs: dict[str, Callable[[], object]] = {}
+    for key, variant in _variants(result).items():
         network, compiled = compile_variant(model, config, variant, target)
-        with torch.no_grad():
-            reference = network(x).numpy()
-        runs[key] = (compiled.runner(x.numpy()), reference)
-        _agree(key, compiled(x.numpy()), reference)
-    _add_peers(runs, model, x, expected, dict(target.target), threads)
+        _check(key, compiled(x.numpy()), network, x)
+        runs[key] = compiled.runner(x.numpy())
+    original = Original(model, x, dict(target.target), threads)
+    for key, build in PEERS.items():
+        made = build(original)
+        if made is not None:
+            run, output = made
+            _check(key, output, model, x)
+            runs[key] = run
     with torch.no_grad():
-        times = interleaved({key: run for key, (run, _) in runs.items()}, rounds)
-    medians = {key: 1e3 * statistics.median(values) for key, values in times.items()}
-    originals = [value for key, value in medians.items() if key != "found_ms"]
-    medians["speedup"] = min(originals) / medians["found_ms"]
-    console.print(_table(f"{config.name}: {config.model.spec}, input {shape}", times))
-    console.print(f"speedup over the best original: {medians['speedup']:.2f}x\n")
-    return config.model.spec, {key: round(value, 4) for key, value in medians.items()}
+        return interleaved(runs, rounds)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    from engine.network import NetworkError
+def _variants(result: Mapping[str, Any] | None) -> dict[str, Variant]:
+    from engine.network import Variant, network_schedules
+    from genomes.genome import Genome
 
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise NetworkError(
-            f"cannot read the recorded result {path}: {error}; "
-            "record it with `loopgene run` and `loopgene show --json`"
-        ) from error
-    return record
+    if result is None:
+        return {OURS_MS: Variant(Genome(), {})}
+    schedules = network_schedules(result)
+    found = Genome.from_json(result["found"]["genome"])
+    return {FOUND_MS: Variant(found, schedules), OURS_MS: Variant(Genome(), schedules)}
 
 
-def _target(config: Any, threads: int) -> Any:
+def _target(config: ExperimentConfig, threads: int) -> NetworkTarget:
     from backends.registry import create_backend
-    from engine.network import NetworkError
 
     options = {**config.backend.options, "threads": threads}
     with create_backend(config.backend.name, options) as backend:
         target = backend.network_target()
     if target is None:
-        raise NetworkError(f"backend {config.backend.name} does not compile whole networks")
+        raise BenchError(
+            f"the backend {config.backend.name!r} runs no whole networks; name another"
+        )
     return target
 
 
-def _agree(name: str, result: np.ndarray, expected: np.ndarray) -> None:
-    from engine.network import NetworkError, relative_error
+def _check(key: str, output: np.ndarray, network: nn.Module, x: Tensor) -> None:
+    import torch
 
-    error = relative_error(result, expected)
+    from engine.network import relative_error
+
+    with torch.no_grad():
+        error = relative_error(output, network(x).numpy())
     if not error <= TOLERANCE:
-        raise NetworkError(f"{TITLES[name]} deviates from PyTorch by {error:.1e}; not timed")
+        raise BenchError(f"{TITLES[key]} deviates from PyTorch by {error:.1e}; nothing is timed")
 
 
-def _add_peers(
-    runs: Runs,
-    model: nn.Module,
-    x: Tensor,
-    expected: np.ndarray,
-    target: Mapping[str, Any],
-    threads: int,
-) -> None:
-    builders: dict[str, Callable[[], peers.Peer]] = {
-        "tvm_default_ms": lambda: peers.tvm_default(model, x, target),
-        "torch_ms": lambda: peers.eager(model, x),
-        "inductor_ms": lambda: peers.inductor(model, x),
-        "onnxruntime_ms": lambda: peers.onnxruntime(model, x, threads),
-    }
-    for key, build in builders.items():
-        run, result = build()
-        _agree(key, result, expected)
-        runs[key] = (run, result)
+def _patiently(peer: peers.Peer) -> peers.Peer | None:
+    """`peer`, unless it takes longer than anybody would wait."""
+    start = time.perf_counter()
+    peer[0]()
+    return peer if time.perf_counter() - start <= PATIENCE_S else None
 
 
-def _table(title: str, times: Mapping[str, list[float]]) -> Table:
-    table = Table(title=title)
-    table.add_column("network")
+def figures(medians: Mapping[str, float]) -> dict[str, float]:
+    """The report on one network from the medians of all that runs it."""
+    best_peer = min(value for key, value in medians.items() if key not in (FOUND_MS, OURS_MS))
+    report = {**medians, "original_ratio": best_peer / medians[OURS_MS]}
+    if FOUND_MS in medians:
+        report["speedup"] = min(best_peer, medians[OURS_MS]) / medians[FOUND_MS]
+    return {key: round(value, 4) for key, value in report.items()}
+
+
+def _details(title: str, times: Mapping[str, Sequence[float]]) -> Table:
+    table = Table("network", title=title)
     for column in ("median ms", "IQR ms", "minimum ms"):
         table.add_column(column, justify="right")
     for key, values in times.items():
         low, middle, high = (1e3 * q for q in statistics.quantiles(values, n=4))
-        smallest = 1e3 * min(values)
-        table.add_row(TITLES[key], f"{middle:.3f}", f"{high - low:.3f}", f"{smallest:.3f}")
+        least = 1e3 * min(values)
+        table.add_row(TITLES[key], f"{middle:.3f}", f"{high - low:.3f}", f"{least:.3f}")
+    return table
+
+
+def _summary(report: Mapping[str, Mapping[str, float]], threads: int) -> Table:
+    table = Table(
+        title=f"milliseconds, medians; batch 1, {threads} threads", box=box.SIMPLE, padding=0
+    )
+    table.add_column("network", no_wrap=True)
+    ratios = {"speedup": "best / found", "original_ratio": "best peer / LoopGene"}
+    for title in (*TITLES.values(), *ratios.values()):
+        table.add_column(title, justify="right")
+    for name, row in report.items():
+        cells = [f"{row[key]:.3g}" if key in row else "-" for key in TITLES]
+        cells += [f"{row[key]:.2f}x" if key in row else "-" for key in ratios]
+        table.add_row(name, *cells)
     return table
 
 

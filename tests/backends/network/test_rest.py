@@ -56,6 +56,12 @@ def test_concatenations_of_a_dense_block_read_the_layers() -> None:
     assert all(len(n.users) == 1 for n in joined)
 
 
+def test_a_concatenation_has_no_more_than_so_many_parts() -> None:
+    nodes = capture(Dense(4, 2, 20), (1, 4, 4, 4)).program.graph.nodes
+    joined = [len(n.args[0]) for n in nodes if n.target is ATEN.cat.default]
+    assert joined == [*range(2, 17), *range(2, 7)]
+
+
 def test_concatenations_along_other_axes_stay() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
