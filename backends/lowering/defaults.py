@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import statement_forms
-from backends.lowering.plans import Plan, ranked_plans
+from backends.lowering.plans import Pads, Plan, ranked_plans
 from backends.lowering.tiles import MOST_UNROLLED, Tile
 from genomes.gene import Gene, Value
 from genomes.nest import REDUCTION_LOOPS, LoopNest
@@ -124,12 +124,15 @@ class _Writer:
             self._do("fuse", loops=tuple(fused))
         outer = ["+".join(fused), *outer[plan.fused :]]
         self._do("cache_write", loop=outer[-1])
-        if plan.pads_inside:
+        if plan.pads is Pads.AT_TILES:
             self._do("compute_at", loop=outer[0])
+        elif plan.pads is Pads.AT_TAPS:
+            self._do("compute_at", loop=REDUCTION_LOOPS[-1])
         if tile.channels > 1:
-            self._do("pack", operand="weight", lanes=tile.channels)
+            lanes = tile.width if tile.by_channel else tile.channels
+            self._do("pack", operand="weight", lanes=lanes)
         if tile.by_channel:
-            self._do("pack", operand="accumulator", lanes=tile.channels)
+            self._do("pack", operand="accumulator", lanes=tile.width)
         if plan.parallel:
             self._do("parallel", loop=outer[0])
         if tile.width > 1:
@@ -150,7 +153,8 @@ class _Writer:
             columns, column = self._split("wo", tile.columns)
         outer = ["n", *channels, *rows, *columns]
         if tile.by_channel:
-            return outer, [*row, *column, *channel]
+            registers, lane = self._split(channel[0], tile.width) if channel else ([], [])
+            return outer, [*row, *column, *registers, *lane]
         vectors, vector = self._split(column[0], tile.width) if column else ([], [])
         return outer, [*row, *channel, *vectors, *vector]
 

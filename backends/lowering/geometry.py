@@ -74,6 +74,7 @@ class StatementForm:
         packing: Its weight argument.
         argument: The number of that argument among the kernel's weights.
         source: Index of the statement whose padded copy of the input is read.
+        zeros: Whether the padding is zeros.
         epilogue: What is done to the result on its way to the output.
         input_lanes, output_lanes: Channels stored innermost in input and output, 0 for NCHW.
     """
@@ -86,6 +87,7 @@ class StatementForm:
     packing: Packing
     argument: int
     source: int
+    zeros: bool = True
     epilogue: Epilogue = NO_EPILOGUE
     input_lanes: int = 0
     output_lanes: int = 0
@@ -218,6 +220,7 @@ def statement_forms(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tuple[S
             packing=packing,
             argument=packings.index(packing),
             source=index,
+            zeros=nest.shape.padding_mode == "zeros",
             epilogue=epilogue,
             input_lanes=nest.shape.input_lanes,
             output_lanes=nest.shape.output_lanes,

@@ -8,7 +8,6 @@ only those of TVM's passes that change a CPU kernel, without the ones whose work
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import tvm
@@ -17,10 +16,10 @@ from tvm.ir.transform import Pass, Sequential
 from tvm.target import Target
 from tvm.tirx.compilation_pipeline import PIPELINE_MAP
 
+from backends.lowering.vectors import masked_copies, masked_lanes, on_stack
+
 NAME = "loopgene"
 SHORT_NAME = "loopgene-kernel"
-STACK_BYTES = 16384
-_FLOAT_BYTES = 4
 
 
 def build(mod: tvm.IRModule, target: Target) -> tvm.runtime.Module:
@@ -38,25 +37,36 @@ def registered() -> str:
 
 def _pipeline() -> tuple[Pass, Callable[[], Pass], Callable[[], Pass]]:
     lower, finalize_host, finalize_device = PIPELINE_MAP["s_tir"]()
-    return lower, lambda: Sequential([_keep_on_stack, finalize_host()]), finalize_device
+    return (
+        Sequential([*_to_loops(), masked_copies, lower]),
+        lambda: Sequential([masked_lanes, _keep_on_stack, finalize_host()]),
+        finalize_device,
+    )
+
+
+def _to_loops() -> list[Pass]:
+    """The beginning of TVM's pipeline, up to plain loops over flat buffers, still to vectorize."""
+    return [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.CompactBufferAllocation(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.NarrowDataType(32),
+    ]
 
 
 def _short_pipeline() -> tuple[Pass, Callable[[], Pass], Callable[[], Pass]]:
     _, *finalize = _pipeline()
-    return Sequential([step() for step in _SHORT]), finalize[0], finalize[1]
+    steps = [*_to_loops(), masked_copies, *(step() for step in _FROM_LOOPS)]
+    return Sequential(steps), finalize[0], finalize[1]
 
 
-_SHORT: tuple[Callable[[], Pass], ...] = (
-    s_tir.transform.CanonicalizeLoop,
-    s_tir.transform.LowerInitBlock,
-    s_tir.transform.PlanAndUpdateBufferAllocationLocation,
-    s_tir.transform.ConvertBlocksToOpaque,
-    s_tir.transform.CompactBufferAllocation,
-    s_tir.transform.LowerMatchBuffer,
-    s_tir.transform.StmtSimplify,
-    s_tir.transform.LowerOpaqueBlock,
-    tirx.transform.FlattenBuffer,
-    lambda: tirx.transform.NarrowDataType(32),
+_FROM_LOOPS: tuple[Callable[[], Pass], ...] = (
     tirx.transform.VectorizeLoop,
     tirx.transform.StorageRewrite,
     s_tir.transform.HoistIfThenElse,
@@ -83,8 +93,7 @@ def _keep_on_stack(function: tirx.PrimFunc, _mod: Any, _ctx: Any) -> tirx.PrimFu
 
 def _rewritten(stmt: tirx.Stmt) -> tirx.Stmt:
     if isinstance(stmt, tirx.AllocBuffer):
-        sizes = [int(e) if isinstance(e, tirx.IntImm) else STACK_BYTES for e in stmt.buffer.shape]
-        if _FLOAT_BYTES * prod(sizes) > STACK_BYTES:
+        if not on_stack(stmt):
             return stmt
         kept = {**stmt.annotations, "disable_lower_builtin": tirx.IntImm("bool", 1)}
         return tirx.AllocBuffer(stmt.buffer, kept)

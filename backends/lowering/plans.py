@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm
-from backends.lowering.tiles import Tile, tile_slots, tiles
+from backends.lowering.tiles import Tile, reads_in_place, tile_slots, tiles
 
 if TYPE_CHECKING:
     from backends.devices import CpuFeatures
@@ -37,6 +38,14 @@ PARALLEL_SLOTS = 4000.0
 RANKED_TILES = 24
 
 
+class Pads(Enum):
+    """Where the input gets its padding, if it has any."""
+
+    BEFOREHAND = "beforehand"
+    AT_TILES = "inside the fused loop over tiles"
+    AT_TAPS = "where a tap is read, without a copy in memory"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A schedule in outline.
@@ -44,13 +53,13 @@ class Plan:
     Attributes:
         tile: What is computed in registers.
         fused: How many of the loops over tiles are fused, outermost first.
-        pads_inside: Whether the input is padded inside the fused loop, else beforehand.
+        pads: Where the input is padded.
         parallel: Whether the fused loop is parallel.
     """
 
     tile: Tile
     fused: int
-    pads_inside: bool
+    pads: Pads
     parallel: bool
 
 
@@ -62,14 +71,16 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
         cpu: The CPU.
         sharers: Statements of the nest that can read the same padded copy.
     """
-    costs = [(tile_slots(form, cpu, tile), tile) for tile in tiles(form, cpu)]
-    costs.sort(key=lambda cost: cost[0] / cost[1].elements)
     estimates = []
-    for per_tile, tile in costs[:RANKED_TILES]:
-        counts = trips(form, tile)
-        for plan in _plans(form, cpu, tile, len(counts)):
-            slots = _slots(form, cpu, plan, counts, per_tile, sharers)
-            estimates.append((slots, plan))
+    for in_place in (False, True):
+        fitting = [t for t in tiles(form, cpu) if not in_place or reads_in_place(form, cpu, t)]
+        costs = [(tile_slots(form, cpu, tile, in_place=in_place), tile) for tile in fitting]
+        costs.sort(key=lambda cost: cost[0] / cost[1].elements)
+        for per_tile, tile in costs[:RANKED_TILES]:
+            counts = trips(form, tile)
+            for plan in _plans(form, cpu, tile, len(counts), in_place):
+                slots = _slots(form, cpu, plan, counts, per_tile, sharers)
+                estimates.append((slots, plan))
     estimates.sort(key=lambda estimate: estimate[0])
     return [plan for _, plan in estimates]
 
@@ -85,11 +96,16 @@ def trips(form: StatementForm, tile: Tile) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count > 1 or name == "n"}
 
 
-def _plans(form: StatementForm, cpu: CpuFeatures, tile: Tile, loops: int) -> Iterator[Plan]:
+def _plans(
+    form: StatementForm, cpu: CpuFeatures, tile: Tile, loops: int, in_place: bool
+) -> Iterator[Plan]:
+    paddings = [Pads.AT_TAPS]
+    if not in_place:
+        paddings = [Pads.BEFOREHAND, Pads.AT_TILES] if form.pads else [Pads.BEFOREHAND]
     for fused in sorted({min(2, loops), min(3, loops)}):
-        for pads_inside in (False, True) if form.pads else (False,):
+        for pads in paddings:
             for parallel in (False, True) if cpu.threads > 1 else (False,):
-                yield Plan(tile, fused, pads_inside, parallel)
+                yield Plan(tile, fused, pads, parallel)
 
 
 def _slots(
@@ -108,7 +124,9 @@ def _slots(
     unpacks = by_columns and form.input_lanes > 0
     rearranging = deals * DEAL_SLOTS + unpacks * UNPACK_SLOTS
     blocks = form.copy_lanes > 0 and not by_columns
-    if plan.pads_inside:
+    if plan.pads is Pads.AT_TAPS:
+        pass
+    elif plan.pads is Pads.AT_TILES:
         rows, columns = _padded_by_task(form, plan, counts)
         crowded = 8 * rows * columns > cpu.l1_bytes
         per_element = BLOCK_SLOTS if blocks else PAD_SLOTS

@@ -107,7 +107,7 @@ class Replay:
         anchor = self._form.schedule.anchor("pad")
         if self._pad is not None and anchor is not None and not self._pad_is_placed:
             self._sch.compute_at(self._pad, self._loops[anchor], preserve_unit_loops=True)
-            stages.vectorize_copy(self._sch, self._pad, self._form)
+            stages.schedule_padding(self._sch, self._pad, self._form)
             self._pad_is_placed = True
 
     def _parallel(self, loop: str) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 from tvm import s_tir
 
 from backends.lowering.geometry import PARALLEL_ELEMENTS, StatementForm
+from genomes.nest import REDUCTION_LOOPS
 
 MAX_VECTOR = 64
 MOST_UNROLLED = 512
 SHORT_REDUCTION = 64
+PAD_AXES = 5
+MOST_PADDED_COLUMNS = 256
+MOST_PADDED_VECTORS = 64
 
 
 def schedule_copy(sch: s_tir.Schedule, form: StatementForm) -> None:
@@ -27,6 +31,28 @@ def vectorize_copy(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
     """Copy a block of channels at a time."""
     if form.copy_lanes:
         sch.vectorize(sch.get_loops(pad)[-1])
+
+
+def schedule_padding(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
+    """Pad inside a loop: rows as vectors; those of one tap as they are read, without a loop.
+
+    LLVM then keeps what is read for one tap in registers.
+    """
+    if form.copy_lanes:
+        vectorize_copy(sch, pad, form)
+        return
+    *outer, row = sch.get_loops(pad)[-PAD_AXES:]
+    extent = int(sch.get(row).extent)
+    if form.schedule.anchor("pad") in REDUCTION_LOOPS:
+        read = [x.extent for x in form.schedule.loops if x.mark == "vectorize"]
+        if read and extent % read[0] == 0:
+            vectors, row = sch.split(row, [None, read[0]])
+            outer.append(vectors)
+        if prod(int(sch.get(loop).extent) for loop in outer) <= MOST_PADDED_VECTORS:
+            for loop in outer:
+                sch.unroll(loop)
+    if extent <= MOST_PADDED_COLUMNS:
+        sch.vectorize(row)
 
 
 def schedule_root_write(sch: s_tir.Schedule, write: Any, form: StatementForm) -> None:

@@ -28,6 +28,8 @@ MOST_ROWS = 8
 MOST_COLUMNS = 28
 MOST_CHANNELS = 64
 MOST_BROADCAST_CHANNELS = 16
+TRIPLE = 3
+"""Registers of channels that are loops of their own: 48 channels are no vector that LLVM likes."""
 MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
@@ -43,6 +45,14 @@ DEALT_SLOTS = 1.2
 """The same with columns dealt out by the stride: only every other tap is shifted."""
 FRESH_SLOTS = 3.0
 """The same when the line was written just before, by the padding of a depthwise convolution."""
+IN_PLACE_SLOTS = 1.6
+"""The same where padding is read in place: nothing was just written, every third is aligned."""
+STRIDED_SLOTS = 1.75
+"""Loading a register of which every second element is kept, and shuffling."""
+IN_PLACE_TILE_SLOTS = 4.0
+MASK_SLOTS = 1.6
+"""What a step of a dense convolution costs more when all its rows may be padding; half of that
+when there are four or more, of which only the first and the last may be."""
 STORE_SLOTS = 1.5
 TRANSPOSE_SLOTS = 0.6
 SCALAR_SLOTS = 1.0
@@ -88,6 +98,13 @@ def can_be_flat(form: StatementForm) -> bool:
     return single and not form.pads and columns.size == s.columns > 1 and s.rows > 1
 
 
+def reads_in_place(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
+    """Whether vectors of columns are loaded with their padding, under masks."""
+    columns = form.spans[1]
+    masked = cpu.lanes >= LINE_LANES and form.pads and form.zeros and columns.step <= 2
+    return masked and not tile.by_channel and tile.width > 1
+
+
 def pieces(width: int, lanes: int) -> tuple[int, int]:
     """Loads of a vector of `width` elements: (whole registers, parts of one)."""
     whole, rest = divmod(width, lanes)
@@ -105,21 +122,25 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     shapes = [(r, c, False) for r in _divisors(s.rows, MOST_ROWS) for c in _divisors(s.columns)]
     if can_be_flat(form):
         shapes += [(1, c, True) for c in _divisors(s.rows * s.columns)]
-    for channels in _channel_widths(form, cpu):
+    for channels, width in _channel_widths(form, cpu):
         registers = ceil(channels / cpu.lanes)
         operands = registers + (registers > 1)
         for rows, columns, flat in shapes:
             accumulators = rows * columns * registers
             if accumulators <= most and accumulators + operands <= cpu.registers:
-                yield Tile(True, channels, rows, columns, channels, flat)
+                yield Tile(True, channels, rows, columns, width, flat)
 
 
-def _channel_widths(form: StatementForm, cpu: CpuFeatures) -> list[int]:
-    """Output channels that read the same inputs; or those of a depthwise block, one each."""
+def _channel_widths(form: StatementForm, cpu: CpuFeatures) -> list[tuple[int, int]]:
+    """(channels, vector width): channels that read the same inputs, or a depthwise block."""
     s = form.statement
     if s.groups > 1 and s.kept_co == s.groups and form.copy_lanes:
-        return [form.copy_lanes]
-    return _widths(s.kept_co // s.groups, MOST_CHANNELS, cpu)
+        return [(form.copy_lanes, form.copy_lanes)]
+    per_group = s.kept_co // s.groups
+    found = [(channels, channels) for channels in _widths(per_group, MOST_CHANNELS, cpu)]
+    if per_group % (TRIPLE * cpu.lanes) == 0:
+        found.append((TRIPLE * cpu.lanes, cpu.lanes))
+    return found
 
 
 def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
@@ -154,8 +175,17 @@ def _divisors(extent: int, most: int = MOST_COLUMNS) -> list[int]:
     return [d for d in range(1, min(extent, most) + 1) if extent % d == 0]
 
 
-def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
-    """Slots that one tile takes: the reduction and the write-back."""
+def tile_slots(
+    form: StatementForm, cpu: CpuFeatures, tile: Tile, *, in_place: bool = False
+) -> float:
+    """Slots that one tile takes: the reduction and the write-back.
+
+    Args:
+        form: The statement.
+        cpu: The CPU.
+        tile: The tile.
+        in_place: Whether vectors of columns are read with their padding, not from a copy.
+    """
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
     width = float(ceil(tile.width / cpu.lanes))
@@ -164,7 +194,7 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     chains = CHAINS
     if tile.by_channel:
         pixels = tile.rows * tile.columns
-        accumulators = pixels * width
+        accumulators = pixels * width * (tile.channels // tile.width)
         weights = sum(pieces(tile.channels, cpu.lanes))
         loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
         if form.output_lanes:
@@ -177,7 +207,8 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
             width = ceil(2 * tile.width / cpu.lanes) / 2
         lines = tile.rows * (tile.columns // tile.width)
         accumulators = lines * width * tile.channels
-        loads = BROADCAST_SLOTS * tile.channels + lines * _line_load_slots(form, cpu, tile)
+        lines_loaded = lines * _line_load_slots(form, cpu, tile, in_place)
+        loads = BROADCAST_SLOTS * tile.channels + lines_loaded
         if form.output_lanes:
             written = SCALAR_SLOTS * tile.elements
         else:
@@ -185,7 +216,12 @@ def tile_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
         if _unrolls_reduction(form, tile):
             # Tiles follow each other without a loop in between, so their chains overlap.
             chains = 0
+            if in_place:
+                step = max(accumulators, loads)
+                return IN_PLACE_TILE_SLOTS + reduction * step + written / 2
     step = max(accumulators, loads, chains) + PRESSURE * loads
+    if in_place:
+        step += MASK_SLOTS * max(0.5, min(1.0, 2 / tile.rows))
     return TILE_SLOTS + reduction * step + written
 
 
@@ -202,16 +238,23 @@ def _weight_load_slots(reduction: int, cpu: CpuFeatures, tile: Tile) -> float:
     return 1.5 if size <= cpu.l2_bytes else 3.0
 
 
-def _line_load_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
+def _line_load_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile, in_place: bool) -> float:
     """Loading the columns of one row that a vector holds, for one tap."""
-    s = form.statement
+    s, (rows, columns) = form.statement, form.spans
     whole, parts = map(float, pieces(tile.width, cpu.lanes))
-    if s.kw.extent == 1:
+    if s.kw.extent == 1 and not in_place:
         return whole + parts
+    # Rows that several taps read are loaded once.
+    reused = 1.0
     if _unrolls_reduction(form, tile):
-        # Rows that several taps read are loaded once.
-        parts *= (tile.rows + s.kh.extent - 1) / (tile.rows * s.kh.extent)
+        reused = ((tile.rows - 1) * rows.step + s.kh.extent) / (tile.rows * s.kh.extent)
+    if in_place:
+        if columns.step > 1:
+            return STRIDED_SLOTS * ceil((2 * tile.width - 1) / cpu.lanes) * reused
+        registers = ceil(tile.width / cpu.lanes)
+        halves = 0.5 if 2 * tile.width <= cpu.lanes else 1.0
+        return IN_PLACE_SLOTS * registers * halves * reused
     slots = FRESH_SLOTS if s.inputs.count == 1 else CROSSING_SLOTS
-    if s.inputs.count > 1 and form.spans[1].step > 1:
+    if s.inputs.count > 1 and columns.step > 1:
         slots = DEALT_SLOTS
-    return (1.0 + (slots - 1.0) * cpu.lanes / LINE_LANES) * whole + parts
+    return (1.0 + (slots - 1.0) * cpu.lanes / LINE_LANES) * whole + parts * min(1.0, reused)

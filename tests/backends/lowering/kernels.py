@@ -43,8 +43,8 @@ def after(nest: LoopNest, *genes: Gene) -> LoopNest:
     return nest
 
 
-def check(nest: LoopNest, seed: int = 0) -> None:
-    """The kernel of `nest`, with random weights, agrees with the module."""
+def check(nest: LoopNest, seed: int = 0, target: dict[str, Any] = TARGET) -> None:
+    """The kernel of `nest` for `target`, with random weights, agrees with the module."""
     import tvm
 
     torch.manual_seed(seed)
@@ -55,7 +55,7 @@ def check(nest: LoopNest, seed: int = 0) -> None:
     with torch.no_grad():
         expected = module(x).numpy()
     assert expected.shape == nest.shape.output_shape
-    kernel = build_kernel(nest, TARGET)
+    kernel = build_kernel(nest, target)
     weights = [w.detach().numpy() for w in module.weights]
     bias = None if module.bias is None else module.bias.detach().numpy()
     arguments = [tvm.runtime.tensor(a) for a in kernel.arguments(x.numpy(), weights, bias)]

@@ -16,6 +16,7 @@ SHAPES = {
     "stem": conv(3, 16, 16, stride=(2, 2)),
     "7x7 pixels": conv(32, 40, 7, kernel=1),
     "2x2 pixels": conv(16, 32, 2),
+    "three registers of channels": conv(16, 48, 4),
     "1 pixel": conv(16, 10, 1, kernel=1),
     "prime": conv(7, 13, (11, 13)),
     "4 groups": conv(32, 64, 8, groups=4),
@@ -110,6 +111,24 @@ def test_lanes_hold_channels_where_the_columns_are_few_and_columns_elsewhere():
     assert vector(default_schedule(conv(512, 512, 4), AVX512)).startswith("co")
     assert vector(default_schedule(conv(128, 128, 16, groups=128), AVX512)).startswith("wo")
     assert vector(default_schedule(conv(24, 144, 56, kernel=1), AVX512)).startswith("ho+wo")
+
+
+def test_48_channels_are_three_registers():
+    schedule = default_schedule(conv(192, 48, 4), AVX512).statements[0].scheduled(1)
+    assert schedule.lanes("weight") == schedule.lanes("accumulator") == 16
+    inner = schedule.loops[-2:]
+    assert [(x.extent, x.mark) for x in inner] == [(3, "unroll"), (16, "vectorize")]
+
+
+def test_padding_of_a_depthwise_convolution_is_read_in_place_where_lanes_have_masks():
+    def padded_at(cpu, **changes):
+        nest = default_schedule(conv(64, 64, 14, groups=64, **changes), cpu)
+        return nest.statements[0].scheduled(1).anchor("pad")
+
+    assert padded_at(AVX512) == "kw"
+    assert padded_at(AVX512, stride=(2, 2)) == "kw"
+    assert padded_at(AVX512, padding_mode="reflect") != "kw"
+    assert padded_at(AVX2) != "kw"
 
 
 def test_one_pixel_of_one_channel_still_has_a_schedule():
