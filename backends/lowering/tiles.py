@@ -33,6 +33,9 @@ TRIPLE = 3
 MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
+MOST_READ_IN_PLACE = 8
+"""Input channels of a group for which no padded copy is made: every tap of each is masked."""
+
 TILE_SLOTS = 25.0
 PRESSURE = 0.02
 """Loads cost a little even where multiply-adds decide."""
@@ -102,6 +105,8 @@ def reads_in_place(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     """Whether vectors of columns are loaded with their padding, under masks."""
     columns = form.spans[1]
     masked = cpu.lanes >= LINE_LANES and form.pads and form.zeros and columns.step <= 2
+    if form.input_lanes or form.statement.inputs.count > MOST_READ_IN_PLACE:
+        return False
     return masked and not tile.by_channel and tile.width > 1
 
 
@@ -134,9 +139,9 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
 def _channel_widths(form: StatementForm, cpu: CpuFeatures) -> list[tuple[int, int]]:
     """(channels, vector width): channels that read the same inputs, or a depthwise block."""
     s = form.statement
-    if s.groups > 1 and s.kept_co == s.groups and form.copy_lanes:
-        return [(form.copy_lanes, form.copy_lanes)]
     per_group = s.kept_co // s.groups
+    if s.groups > 1 and per_group == s.inputs.count == 1 and form.copy_lanes:
+        return [(form.copy_lanes, form.copy_lanes)]
     found = [(channels, channels) for channels in _widths(per_group, MOST_CHANNELS, cpu)]
     if per_group % (TRIPLE * cpu.lanes) == 0:
         found.append((TRIPLE * cpu.lanes, cpu.lanes))
