@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from engine.bench import command, kernel_report, metaschedule, metaschedule_records, peers
+from engine.bench import command, kernel_report, metaschedule, peers
 from engine.bench.bounds import measure_bounds
 from engine.bench.command import BenchError
 from engine.bench.kernel_report import (
@@ -103,26 +103,17 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         f"measured peak {bounds.macs_per_s * 2e-9:.0f} GFLOP/s, "
         f"bandwidth of the last cache {bounds.bytes_per_s * 1e-9:.0f} GB/s"
     )
-    records = _metaschedule_records(chosen, options, target)
-    console.print(f"{len(records)} of {len(chosen)} workloads have a record of MetaSchedule")
+    tuned = metaschedule.records(target, options.metaschedule)
+    count = sum(workload.name in tuned for workload in chosen)
+    console.print(f"{count} of {len(chosen)} workloads have a record of MetaSchedule")
     rows = []
     for workload in chosen:
-        record = records.get(workload.name)
-        least_s = _time(workload, nests[workload.name], record, target, options)
+        name = workload.name
+        least_s = _time(workload, nests[name], tuned.get(name), target, options)
         rows.append(kernel_report.Row.of(workload, least_s, bounds))
     console.print(kernel_report.table(rows, options.threads))
     kernel_report.explain(console, rows)
     return kernel_report.figures(rows)
-
-
-def _metaschedule_records(
-    chosen: Sequence[Workload], options: argparse.Namespace, target: Mapping[str, Any]
-) -> dict[str, Record]:
-    """The records of MetaSchedule that are of these workloads, this machine and this TVM."""
-    missing = metaschedule.without_record(chosen, options.metaschedule, target)
-    left_out = {workload.name for workload in missing}
-    records = metaschedule_records.read(options.metaschedule)
-    return {w.name: records[w.name] for w in chosen if w.name not in left_out}
 
 
 def _time(

@@ -63,27 +63,26 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     chosen = [w for w in workloads() if (w.quick or not options.quick) and options.only in w.name]
     if not chosen:
         raise BenchError(f"no workload has {options.only!r} in its name")
-    missing = without_record(chosen, options.records, _target(options.threads))
+    known = records(_target(options.threads), options.records)
+    missing = [workload for workload in chosen if workload.name not in known]
     console.print(f"{len(chosen) - len(missing)} of {len(chosen)} workloads have a record")
     tuned = missing[: options.at_most]
     _tune(tuned, options, console)
     return {"workloads": len(chosen), "tuned": len(tuned), "missing": len(missing) - len(tuned)}
 
 
-def without_record(
-    chosen: Sequence[Workload], path: Path, target: Mapping[str, Any]
-) -> list[Workload]:
-    """The workloads that have no record for this target in the file.
+def records(target: Mapping[str, Any], path: Path = RECORDS) -> dict[str, Record]:
+    """What is recorded of the workloads, by name, for this target and this version of TVM.
 
     Raises:
         TuningError: The file is damaged.
     """
-    records = metaschedule_records.read(path)
-    return [
-        w
-        for w in chosen
-        if w.name not in records or not records[w.name].fits(w.nest.structure_key, target)
-    ]
+    recorded = metaschedule_records.read(path)
+    return {
+        w.name: recorded[w.name]
+        for w in workloads()
+        if w.name in recorded and recorded[w.name].fits(w.nest.structure_key, target)
+    }
 
 
 def build(

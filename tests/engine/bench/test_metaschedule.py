@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backends.kernel_job import operands_of
-from engine.bench import kernels, metaschedule, metaschedule_records
+from engine.bench import kernels, metaschedule, metaschedule_records, metaschedule_tuning
 from engine.bench.metaschedule import build, main
 from engine.bench.metaschedule_tuning import Best, TuningError
 from engine.bench.workloads import workloads
@@ -24,7 +24,9 @@ def tuned(tmp_path_factory):
     """The file of records after a search of three trials."""
     path = tmp_path_factory.mktemp("metaschedule") / "records.json"
     options = ["--only", NAME, "--threads", "1", "--records", str(path)]
-    assert main([*options, "--trials", str(TRIALS)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metaschedule_tuning, "POPULATION", 8)
+        assert main([*options, "--trials", str(TRIALS)]) == 0
     return path
 
 
