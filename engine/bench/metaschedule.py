@@ -29,6 +29,7 @@ from engine.bench.metaschedule_tuning import (
     Tuner,
     TuningError,
     compiled,
+    host_target,
     scheduled,
     weight_layouts,
 )
@@ -63,7 +64,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     chosen = [w for w in workloads() if (w.quick or not options.quick) and options.only in w.name]
     if not chosen:
         raise BenchError(f"no workload has {options.only!r} in its name")
-    known = records(_target(options.threads), options.records)
+    known = records(host_target(options.threads), options.records)
     missing = [workload for workload in chosen if workload.name not in known]
     console.print(f"{len(chosen) - len(missing)} of {len(chosen)} workloads have a record")
     tuned = missing[: options.at_most]
@@ -131,7 +132,7 @@ def _tune(missing: Sequence[Workload], options: argparse.Namespace, console: Con
         return
     import tvm
 
-    target = _target(options.threads)
+    target = host_target(options.threads)
     checkpoints = sorted({min(FEW_TRIALS, options.trials), options.trials})
     with Tuner(target) as tuner:
         for workload in missing:
@@ -145,13 +146,6 @@ def _tune(missing: Sequence[Workload], options: argparse.Namespace, console: Con
                 f"{1e6 * found.time_s:.1f} us after {trials}" for trials, found in best.items()
             )
             console.print(f"{workload.name}: {times} trials in {seconds:.0f} s")
-
-
-def _target(threads: int) -> dict[str, Any]:
-    """This machine, as the CPU backend compiles for it."""
-    from backends.devices import cpu_target
-
-    return dict(cpu_target(threads))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from engine.bench import command, metaschedule_records, peers
 from engine.bench.metaschedule_records import Record
-from engine.bench.metaschedule_tuning import Tuner, light_intrinsics, scheduled
+from engine.bench.metaschedule_tuning import Tuner, host_target, light_intrinsics, scheduled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,7 +80,7 @@ def metaschedule(
     import tvm
     from tvm import relax
 
-    target = _target(threads)
+    target = host_target(threads)
     mod = imported(module, x, target)
     tasks = tasks_of(mod, target)
     records = _recorded(path, target)
@@ -166,7 +166,7 @@ def _tune(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from engine.config import load_config
     from engine.network import build_model
 
-    target = _target(options.threads)
+    target = host_target(options.threads)
     tasks: dict[str, Task] = {}
     for path in options.experiments:
         config = load_config(path).model
@@ -195,13 +195,6 @@ def _recorded(path: Path, target: Mapping[str, Any]) -> dict[str, Record]:
     """The records for this target and this version of TVM, by content hash."""
     records = metaschedule_records.read(path).values()
     return {record.key: record for record in records if record.fits(record.key, target)}
-
-
-def _target(threads: int) -> dict[str, Any]:
-    """This machine, as the CPU backend compiles for it."""
-    from backends.devices import cpu_target
-
-    return dict(cpu_target(threads))
 
 
 if __name__ == "__main__":

@@ -180,6 +180,13 @@ class Tuner:
                 yield f"not built: {outcome.value}"
 
 
+def host_target(threads: int) -> dict[str, Any]:
+    """This machine, as the CPU backend compiles for it."""
+    from backends.devices import cpu_target
+
+    return dict(cpu_target(threads))
+
+
 def light_intrinsics() -> None:
     """Import this machine's tensor intrinsics only: all of them take TVM 16 s in every process."""
     import tvm
