@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
-	bench-e2e bench-kernels bench-calibration tune-metaschedule
+	bench-e2e bench-kernels bench-calibration bench-tuning tune-metaschedule
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -45,6 +45,8 @@ bench-calibration: $(READY)  ## Sums of kernels against whole networks
 tune-metaschedule: $(READY)  ## MetaSchedule's records for the benchmarks, where they are missing
 	$(BIN)/python -m engine.bench.metaschedule $(if $(QUICK),--quick)
 	$(BIN)/python -m engine.bench.metaschedule_network
+bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's in many
+	$(BIN)/python -m engine.bench.tuning
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -135,7 +135,7 @@ def _time(
     weights = [torch.from_numpy(w) for w in operands.weights]
     module = SiteConv2d(workload.nest, weights).eval()
     builders: dict[str, Callable[[], peers.Peer]] = {
-        OURS: lambda: _kernel(nest, target, operands),
+        OURS: lambda: own_kernel(nest, target, operands),
         ONNXRUNTIME: lambda: peers.onnxruntime(module, x, options.threads),
         EAGER: lambda: peers.eager(module, x),
         CHANNELS_LAST: lambda: peers.channels_last(module, x),
@@ -161,9 +161,10 @@ def _time(
     return {name: min(values) for name, values in times.items()}
 
 
-def _kernel(
+def own_kernel(
     nest: LoopNest, target: Mapping[str, Any], operands: Any
 ) -> tuple[Callable[[], object], np.ndarray]:
+    """A scheduled nest's kernel on packed weights, as a peer."""
     import tvm
 
     from backends.lowering import build_kernel
