@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from engine.records import final_metrics, finalist_metrics, history_record, resu
 from engine.runs import RunDir, write_atomic
 from engine.strategies import create_strategy
 from engine.tracking import NullTracker, Tracker
-from engine.tuning import Tuning, tune_kernels
+from engine.tuning import Tuning, tune_networks
 from genomes.errors import LoopGeneError
 from genomes.genome import Genome
 
@@ -361,17 +361,6 @@ class Search:
                 "(measurements are kept and not repeated)"
             ) from error
 
-    def _tune(self, genomes: Sequence[Genome]) -> Tuning:
-        """Better schedules for the kernels of some networks, while there is time."""
-        problem, search, tuning = self._problem, self._config.search, Tuning()
-        nests = [problem.nest(site, g) for g in genomes for site in problem.sites.sites]
-        if search.tune:
-            with problem.stages.timed("tune"), contextlib.suppress(_OutOfTimeError):
-                tune_kernels(
-                    problem.kernels, nests, search.tune, search.seed, self._between, tuning
-                )
-        return tuning
-
     def conclude(self, state: str, reason: str) -> dict[str, Any]:
         """Measure the finalists and say what was found: the content of `result.json`."""
         problem = self._problem
@@ -380,8 +369,11 @@ class Search:
         )
         chosen = [self._evaluator.exactly(evaluation) for evaluation in chosen]
         # A resumed search does not know their kernels yet; the store does.
-        self._evaluator.evaluate([e.genome for e in (self.original, *chosen)])
-        tuning = self._tune([e.genome for e in (self.original, *chosen)])
+        genomes = [e.genome for e in (self.original, *chosen)]
+        self._evaluator.evaluate(genomes)
+        tuning = Tuning()
+        with contextlib.suppress(_OutOfTimeError):
+            tune_networks(problem, genomes, self._between, tuning)
         self.original, *chosen = map(self._evaluator.retimed, (self.original, *chosen))
         chosen = faster_first(chosen, self.original)
         times, finalists = measure_finalists(

@@ -7,14 +7,18 @@ networks that it ends with, and of the original, are worth more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.base import Measured
 from backends.tuning import Sample, tune
 from engine.kernels import Between, Kernels
+from genomes.genome import Genome
 from genomes.nest import LoopNest
+
+if TYPE_CHECKING:
+    from engine.problem import Problem
 
 
 @dataclass
@@ -44,6 +48,17 @@ class Tuning:
             "improved": self.improved,
             "speedup": math.exp(self.log_ratio / max(1, self.workloads)),
         }
+
+
+def tune_networks(
+    problem: Problem, genomes: Sequence[Genome], between: Between, tuning: Tuning
+) -> None:
+    """`tune_kernels` for the networks that `genomes` make, as the experiment says."""
+    search = problem.config.search
+    nests = [problem.nest(site, g) for g in genomes for site in problem.sites.sites]
+    if search.tune:
+        with problem.stages.timed("tune"):
+            tune_kernels(problem.kernels, nests, search.tune, search.seed, between, tuning)
 
 
 def tune_kernels(
