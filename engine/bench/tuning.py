@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import command, metaschedule, metaschedule_records, peers
+from engine.bench import command, metaschedule, peers
 from engine.bench.command import BenchError, Target
 from engine.bench.kernels import SETTLE_S, TOLERANCE, own_kernel
 from engine.bench.workloads import MIDDLE, Workload, name_of, workloads
@@ -105,7 +105,7 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         network = backend.network_target()
         assert network is not None
         target = dict(network.target)
-        records = _records(chosen, options.metaschedule, target)
+        records = metaschedule.records(target, options.metaschedule)
         tuned = _tune(chosen, backend, options)
     torch.set_num_threads(options.threads)
     table = Table(title=f"{options.measurements} measurements of ours against MetaSchedule's")
@@ -120,15 +120,6 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         table.add_row(*rows[-1].cells())
     console.print(table)
     return _figures(rows)
-
-
-def _records(
-    chosen: Sequence[Workload], path: Path, target: Mapping[str, Any]
-) -> dict[str, Record]:
-    """The records of MetaSchedule that are of these workloads and this machine."""
-    missing = {w.name for w in metaschedule.without_record(chosen, path, target)}
-    records = metaschedule_records.read(path)
-    return {w.name: records[w.name] for w in chosen if w.name not in missing}
 
 
 def _tune(
