@@ -187,7 +187,12 @@ class CpuBackend(Backend):
             exclusive=EXCLUSIVE,
             initialise="backends.kernel_job:initialise",
             arguments=(self._target,),
-            environment={**self._environment(), "TVM_THREAD_POOL_SPIN_COUNT": str(_SPINS)},
+            environment={
+                **self._environment(),
+                "TVM_THREAD_POOL_SPIN_COUNT": str(_SPINS),
+                # Whatever this process does: `kernel_job.apart` relies on it.
+                "TVM_BIND_THREADS": "1",
+            },
             jobs_per_worker=options.jobs_per_worker,
             memory_limit_bytes=self._memory_limit_bytes(),
         )
