@@ -45,6 +45,7 @@ bench-calibration: $(READY)  ## Sums of kernels against whole networks
 tune-metaschedule: $(READY)  ## MetaSchedule's records for the benchmarks, where they are missing
 	$(BIN)/python -m engine.bench.metaschedule $(if $(QUICK),--quick)
 	$(BIN)/python -m engine.bench.metaschedule_network
+
 bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's in many
 	$(BIN)/python -m engine.bench.tuning
 
