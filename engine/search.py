@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.archive import Archive
 from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from engine.clock import Clock, OutOfTimeError
 from engine.config import ExperimentConfig, config_hash
 from engine.evaluation import OK, Evaluation, Generation
 from engine.finalists import (
@@ -33,7 +34,7 @@ from engine.records import final_metrics, finalist_metrics, history_record, resu
 from engine.runs import RunDir, write_atomic
 from engine.strategies import create_strategy
 from engine.tracking import NullTracker, Tracker
-from engine.tuning import Tuning, tune_networks
+from engine.tuning import TUNING_SHARE, Tuning, tune_networks
 from genomes.errors import LoopGeneError
 from genomes.genome import Genome
 
@@ -63,10 +64,6 @@ class SearchResult:
     state: str
     reason: str
     record: dict[str, Any]
-
-
-class _OutOfTimeError(Exception):
-    """The wall-clock budget is spent in the middle of a generation."""
 
 
 def run_experiment(
@@ -165,7 +162,9 @@ class Search:
         self._problem = problem
         self._run = run
         self._tracker = tracker
-        self._started_s = started_s
+        self._clock = Clock(
+            started_s, config.budget.wall_clock_s, TUNING_SHARE if config.search.tune else 0.0
+        )
         self._strategy = create_strategy(config.search.strategy, problem.space, config.search)
         kept = max(FEWEST_KEPT, config.finalists)
         front = 2 * max(config.search.population, kept)
@@ -176,7 +175,6 @@ class Search:
         self._rejected: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._before: Counter[str] = Counter()
-        self._elapsed_before_s = 0.0
         self._rest_s = self._measured_rest_s() if saved is None else saved["rest_s"]
         objective = replace(
             problem.objective, original_s=problem.objective.original_s + self._rest_s
@@ -204,7 +202,7 @@ class Search:
     @property
     def elapsed_s(self) -> float:
         """Seconds of search, over all resumptions."""
-        return self._elapsed_before_s + time.monotonic() - self._started_s
+        return self._clock.elapsed_s
 
     @property
     def best(self) -> Evaluation:
@@ -223,7 +221,7 @@ class Search:
         while (end := self._end()) is None:
             try:
                 generation = self._step()
-            except _OutOfTimeError:
+            except OutOfTimeError:
                 return STOPPED, "wall_clock"
             if generation is None:
                 return FINISHED, "exhausted"
@@ -239,19 +237,9 @@ class Search:
             return STOPPED, "patience"
         if budget.evaluations is not None and self._evaluations >= budget.evaluations:
             return STOPPED, "evaluations"
-        if self._out_of_time:
+        if self._clock.out_of_time:
             return STOPPED, "wall_clock"
         return None
-
-    @property
-    def _out_of_time(self) -> bool:
-        limit_s = self._config.budget.wall_clock_s
-        return limit_s is not None and self.elapsed_s >= limit_s
-
-    def _between(self) -> None:
-        """Between two measurements: what is measured stays in the store."""
-        if self._out_of_time:
-            raise _OutOfTimeError
 
     def _step(self) -> Generation | None:
         """One generation, from the proposal to the checkpoint; None if nothing was proposed."""
@@ -263,8 +251,8 @@ class Search:
         if budget is not None:
             genomes = genomes[: budget - self._evaluations]
         try:
-            evaluated = self._evaluator.evaluate(genomes, self._between)
-        except _OutOfTimeError:
+            evaluated = self._evaluator.evaluate(genomes, self._clock.check)
+        except OutOfTimeError:
             self._keep_measured(genomes)
             raise
         with stages.timed("propose"):
@@ -352,7 +340,7 @@ class Search:
             self._dropped.update(saved["dropped"])
             self._before.update(saved["work"])
             self._problem.stages.total.update(saved["seconds"])
-            self._elapsed_before_s = saved["elapsed_s"]
+            self._clock.resume(saved["elapsed_s"])
             self._strategy.restore(saved["strategy"])
             self._archive.restore(saved["archive"])
         except (LookupError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
@@ -372,8 +360,9 @@ class Search:
         genomes = [e.genome for e in (self.original, *chosen)]
         self._evaluator.evaluate(genomes)
         tuning = Tuning()
-        with contextlib.suppress(_OutOfTimeError):
-            tune_networks(problem, genomes, self._between, tuning)
+        self._clock.release()
+        with contextlib.suppress(OutOfTimeError):
+            tune_networks(problem, genomes, self._clock.check, tuning)
         self.original, *chosen = map(self._evaluator.retimed, (self.original, *chosen))
         chosen = faster_first(chosen, self.original)
         times, finalists = measure_finalists(

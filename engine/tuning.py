@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from engine.problem import Problem
 
 
+TUNING_SHARE = 0.15
+"""Of the wall-clock budget, what is kept for tuning when the search is over."""
+
+
 @dataclass
 class Tuning:
     """What tuning took and what it gave.

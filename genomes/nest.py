@@ -110,8 +110,9 @@ class ConvShape:
         return n * co * ho * wo * per_group * kh * kw
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads back."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Plain data that `from_json` reads back; NCHW goes without saying."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {k: v for k, v in fields.items() if v or not k.endswith("_lanes")}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ConvShape:

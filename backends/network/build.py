@@ -84,6 +84,7 @@ def compile_network(
     schedule: ScheduleOf,
     lanes: int = 8,
     blocks: int | None = None,
+    fuse: bool = True,
 ) -> CompiledNetwork:
     """Compile a network for the CPU.
 
@@ -95,6 +96,7 @@ def compile_network(
         schedule: Gives an unscheduled nest its schedule.
         lanes: float32 lanes of a vector register.
         blocks: Channels in a block of an activation, 0 for NCHW; `lanes` if it is not given.
+        fuse: Whether kernels add residuals and apply activations.
 
     Raises:
         ModelError: `torch.export` cannot trace the network.
@@ -105,7 +107,7 @@ def compile_network(
 
     from backends.lowering.pipeline import registered
 
-    captured = capture(model, input_shape)
+    captured = capture(model, input_shape, fuse=fuse)
     choose_layouts(captured, lanes if blocks is None else blocks)
     mod = _import(captured, schedule)
     tvm_target = tvm.target.Target(target)

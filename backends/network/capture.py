@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backends.network.fusion import CapturedNetwork, SiteKernel, fuse_followers
+from backends.network.fusion import CapturedNetwork, SiteKernel, fuse_followers, simplify
 from genomes.errors import ModelError
 from genomes.modules import SiteConv2d
 from genomes.nest import LoopNest
@@ -57,13 +57,14 @@ class _SiteCall(nn.Module):
         return torch.ops.loopgene.site(x, None, self.number, self.shape, "")
 
 
-def capture(model: nn.Module, input_shape: Sequence[int]) -> CapturedNetwork:
+def capture(model: nn.Module, input_shape: Sequence[int], *, fuse: bool = True) -> CapturedNetwork:
     """Trace `model` with its sites as opaque kernels.
 
     Args:
         model: The original network or a transformed one; it is not changed. Plain convolutions
             that are sites and `SiteConv2d` modules become kernels.
         input_shape: (N, C, H, W).
+        fuse: Whether kernels take in what follows them.
 
     Raises:
         ModelError: The network cannot be traced by `torch.export`.
@@ -86,7 +87,10 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> CapturedNetwork:
         kernels.append(SiteKernel(name, module.nest, weights, bias))
     program = _export(network, input_shape)
     captured = CapturedNetwork(program, kernels)
-    fuse_followers(captured)
+    simplify(captured)
+    if fuse:
+        fuse_followers(captured)
+    program.graph_module.recompile()
     captured.program = _decomposed(captured.program)
     return captured
 

@@ -87,12 +87,16 @@ def _(
     return x.new_empty(shape)
 
 
-def fuse_followers(captured: CapturedNetwork) -> None:
-    """Move BatchNorms, residual additions and activations into the sites that they follow."""
-    graph = captured.program.graph_module.graph
+def simplify(captured: CapturedNetwork) -> None:
+    """Fold BatchNorms into the sites that they follow, and make the rest of the graph cheap."""
     _fold_batch_norms(captured)
     _simplify_batch_norms(captured.program)
-    _flatten_concatenations(graph)
+    _flatten_concatenations(captured.program.graph_module.graph)
+
+
+def fuse_followers(captured: CapturedNetwork) -> None:
+    """Move residual additions and activations into the sites that they follow."""
+    graph = captured.program.graph_module.graph
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -100,7 +104,6 @@ def fuse_followers(captured: CapturedNetwork) -> None:
             _fuse_addition(node)
         elif node.target in _ACTIVATIONS:
             _fuse_activation(node)
-    captured.program.graph_module.recompile()
 
 
 def _fuse_addition(node: fx.Node) -> None:

@@ -4,8 +4,9 @@
 
 Random legal candidates of an experiment are evaluated as the search does it, by the sum of their
 kernels and the fixed rest, and then compiled, checked against PyTorch and timed end to end, some
-at a time with the original in every turn.  The last line is one JSON object with the rank
-correlation and the median relative error.
+at a time with the original in every turn.  The machine's speed drifts from one lot to the next:
+what counts is a candidate's share of the original in the same turns.  The last line is one JSON
+object with the rank correlation and the median relative error.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import argparse
 import random
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from backends.base import Failed
 from engine.bench import command
 from engine.bench.command import Target
 from engine.config import load_config
@@ -82,29 +85,44 @@ def _compare(
     rest = rest_s(measure, problem.variant(Genome()), problem.objective.original_s)
     console.print(f"the fixed rest takes {1e3 * rest:.3f} ms")
     chosen = _legal(problem, rest, count, seed, console)
-    table = Table("candidate", "estimated ms", "measured ms", "error", "parameters")
-    estimated, measured = [], []
+    originals, shares = [], []
     for first in range(0, len(chosen), TOGETHER):
-        batch = dict(enumerate(chosen[first : first + TOGETHER], first + 1))
-        variants = {str(number): problem.variant(e.genome) for number, e in batch.items()}
+        lot = chosen[first : first + TOGETHER]
+        variants = {str(i): problem.variant(e.genome) for i, e in enumerate(lot)}
         times = measure({ORIGINAL: problem.variant(Genome()), **variants})
-        for number, evaluation in batch.items():
-            outcome, estimate = times[str(number)], evaluation.latency_s
-            assert estimate is not None
-            if not isinstance(outcome, NetworkTimes):
-                raise ProblemError(f"candidate {number} failed: {outcome.message}")
-            estimated.append(estimate)
-            measured.append(outcome.median_s)
-            table.add_row(
-                str(number),
-                f"{1e3 * estimate:.3f}",
-                f"{1e3 * outcome.median_s:.3f}",
-                f"{100 * (estimate / outcome.median_s - 1):+.1f} %",
-                str(evaluation.parameters),
-            )
-        console.print(f"measured {len(measured)} of {len(chosen)} networks")
-    console.print(table)
+        seconds = [_seconds(times, name) for name in (ORIGINAL, *variants)]
+        originals.append(seconds[0])
+        shares += [s / seconds[0] for s in seconds[1:]]
+        console.print(f"measured {len(shares)} of {len(chosen)} networks")
+    original_s = statistics.median(originals)
+    console.print(f"the original takes {1e3 * original_s:.3f} ms")
+    measured = [share * original_s for share in shares]
+    estimated = [evaluation.latency_s or 0.0 for evaluation in chosen]
+    console.print(_table(chosen, estimated, measured))
     return estimated, measured
+
+
+def _seconds(times: Mapping[str, NetworkTimes | Failed], name: str) -> float:
+    outcome = times[name]
+    if not isinstance(outcome, NetworkTimes):
+        raise ProblemError(f"the network {name} failed: {outcome.message}")
+    return outcome.median_s
+
+
+def _table(
+    chosen: Sequence[Evaluation], estimated: Sequence[float], measured: Sequence[float]
+) -> Table:
+    table = Table("candidate", "estimated ms", "measured ms", "error", "parameters")
+    rows = zip(chosen, estimated, measured, strict=True)
+    for number, (evaluation, estimate, seconds) in enumerate(rows, 1):
+        table.add_row(
+            str(number),
+            f"{1e3 * estimate:.3f}",
+            f"{1e3 * seconds:.3f}",
+            f"{100 * (estimate / seconds - 1):+.1f} %",
+            str(evaluation.parameters),
+        )
+    return table
 
 
 def _legal(

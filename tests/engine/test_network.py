@@ -12,6 +12,7 @@ from engine.network import (
     Variant,
     build_model,
     interleaved,
+    laid_out,
     measure_networks,
     network_schedules,
 )
@@ -55,7 +56,9 @@ def test_networks_are_compiled_checked_and_timed(config, target) -> None:
 
 
 def test_a_network_that_fails_costs_only_itself(config, target) -> None:
-    site = find_sites(build_model(config.model), config.model.input_shape).sites[1]
+    model = build_model(config.model)
+    sites = find_sites(model, config.model.input_shape)
+    site = laid_out(model, sites, target).sites[1]
     bad = (Gene.of("split", loop="co", factor=3),)
     variants = {
         "original": Variant(Genome(), {}),

@@ -1,0 +1,225 @@
+"""What each part of the compiler gives: networks and kernels with one part taken away.
+
+    python -m engine.bench.ablation [--networks NAME,...] [--measurements 16]
+
+The networks have default schedules; of each, the variants are compiled, compared with PyTorch
+eager on random input, and timed in turns in this process.  The learned ranking is judged by the
+kernels that tuning finds with so many measurements, with it and in the order of the estimate.
+The last line is one JSON object: how many times slower each network, and the kernels in geometric
+mean, are without a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from engine.bench import command, peers
+from engine.bench.command import BenchError
+from engine.bench.kernels import SETTLE_S, own_kernel
+from engine.bench.workloads import Workload, workloads
+from engine.models import get_model, load_model
+from engine.network import interleaved, relative_error
+from genomes.gene import Gene
+from genomes.nest import LoopNest
+from genomes.transformations import apply
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from backends.base import Backend, NetworkTarget
+    from backends.network import CompiledNetwork
+
+NETWORKS = "resnet18_cifar,mobilenet_v2"
+TOLERANCE = 1e-3
+"""Largest accepted deviation from PyTorch, relative to the largest output."""
+
+FULL = "everything"
+ONE_TILE = (16, 8)
+"""Channels and columns of the only tile, where the choice of tiles is taken away."""
+
+Schedule = Callable[[LoopNest], LoopNest]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--networks", default=NETWORKS, help="built-in networks, by commas")
+    parser.add_argument("--measurements", type=int, default=16, help="for each tuned kernel")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    peers.share_process(options.threads)
+    return command.run("ablation", lambda console: _benchmark(options, console))
+
+
+def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    import torch
+
+    from backends.registry import create_backend
+
+    with create_backend("cpu", {"threads": options.threads}) as backend:
+        target = backend.network_target()
+        assert target is not None
+        kernels = _tuned(backend, options.measurements)
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {}
+    for name in filter(None, options.networks.split(",")):
+        report[name] = _network(name, target, options.rounds, console)
+    report["learned_ranking"] = _kernels(kernels, target, options.rounds, console)
+    return report
+
+
+def _network(name: str, target: NetworkTarget, rounds: int, console: Console) -> dict[str, float]:
+    """How many times slower a network is without each part."""
+    import torch
+
+    torch.manual_seed(0)
+    model, shape = load_model(name).eval(), (1, *get_model(name).input_shape)
+    x = torch.randn(shape)
+    runs = {}
+    for variant, build in _variants(target).items():
+        compiled = build(model, shape)
+        _compare(name, variant, compiled, model, x)
+        runs[variant] = compiled.runner(x.numpy())
+    times = interleaved(runs, rounds)
+    least = {variant: min(seconds) for variant, seconds in times.items()}
+    table = Table("without", "ms", "times slower", title=name)
+    for variant, seconds in least.items():
+        table.add_row(variant, f"{1e3 * seconds:.3f}", f"{seconds / least[FULL]:.2f}")
+    console.print(table)
+    return {v: round(s / least[FULL], 4) for v, s in least.items() if v != FULL}
+
+
+def _compare(
+    name: str, variant: str, compiled: CompiledNetwork, model: nn.Module, x: Tensor
+) -> None:
+    import torch
+
+    with torch.no_grad():
+        error = relative_error(compiled(x.numpy()), model(x).numpy())
+    if not error <= TOLERANCE:
+        raise BenchError(f"{name}: {variant} deviates from PyTorch by {error:.1e}")
+
+
+def _variants(target: NetworkTarget) -> Mapping[str, Callable[..., CompiledNetwork]]:
+    from backends.lowering import default_schedule
+    from backends.network import compile_network
+
+    def default(nest: LoopNest) -> LoopNest:
+        return default_schedule(nest, target.features)
+
+    def compiler(schedule: Schedule, **options: Any) -> Callable[..., CompiledNetwork]:
+        return lambda model, shape: compile_network(
+            model, shape, dict(target.target), schedule, target.features.lanes, **options
+        )
+
+    return {
+        FULL: compiler(default),
+        "packed activations": compiler(default, blocks=0),
+        "packed weights": compiler(lambda nest: _with(default(nest), _keeps_layout)),
+        "choice of tiles": compiler(lambda nest: _one_tile(nest, target)),
+        "fused epilogues": compiler(default, fuse=False),
+    }
+
+
+def _keeps_layout(gene: Gene) -> bool:
+    return gene.op != "pack" or gene.arguments["operand"] != "weight"
+
+
+def _with(nest: LoopNest, wanted: Callable[[Gene], bool]) -> LoopNest:
+    """The nest scheduled by those of its genes that are wanted."""
+    genes = [gene for s in nest.statements for gene in s.schedule_genes]
+    new = nest.unscheduled()
+    for gene in filter(wanted, genes):
+        new = apply(new, gene)
+    return new
+
+
+def _one_tile(nest: LoopNest, target: NetworkTarget) -> LoopNest:
+    """The best schedule whose tile is the same everywhere, where there is one."""
+    from backends.lowering import default_schedule, schedule_space
+
+    for scheduled in schedule_space(nest, target.features):
+        if all(_tile(scheduled, i) == ONE_TILE for i in range(len(scheduled.statements))):
+            return scheduled
+    return default_schedule(nest, target.features)
+
+
+def _tile(nest: LoopNest, index: int) -> tuple[int, int] | None:
+    """(channels, columns) of a tile of one row; None for other tiles."""
+    extents: dict[str, int] = {}
+    for loop in nest.statements[index].scheduled(nest.shape.batch).loops:
+        if loop.mark in ("vectorize", "unroll") and not loop.reduction:
+            axis = loop.name.split(".")[0]
+            extents[axis] = extents.get(axis, 1) * loop.extent
+    if set(extents) - {"co", "wo", "ho+wo"}:
+        return None
+    return extents.get("co", 1), extents.get("wo", extents.get("ho+wo", 1))
+
+
+class _Unlearned:
+    """A backend whose schedules are measured in the order of the estimate."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def schedule_features(self, _nest: LoopNest) -> None:
+        return None
+
+
+def _tuned(backend: Backend, measurements: int) -> dict[Workload, tuple[LoopNest, LoopNest]]:
+    """For each workload the kernel found with the learned ranking, and the one without."""
+    from backends.tuning import tune
+
+    found = {}
+    samples: list[Any] = []
+    for workload in workloads():
+        if workload.quick:
+            learned = tune(backend, workload.nest, measurements, samples=samples)
+            samples.extend(learned.samples(backend))
+            plain = tune(_Unlearned(backend), workload.nest, measurements)  # type: ignore[arg-type]
+            found[workload] = (learned.nest, plain.nest)
+    return found
+
+
+def _kernels(
+    kernels: Mapping[Workload, tuple[LoopNest, LoopNest]],
+    target: NetworkTarget,
+    rounds: int,
+    console: Console,
+) -> float:
+    """How many times slower the kernels are that are found without the learned ranking."""
+    from backends.kernel_job import operands_of
+
+    table = Table("kernel", "us", "without learned ranking", "times slower")
+    ratios = []
+    for workload, nests in kernels.items():
+        operands = operands_of(workload.nest)
+        built = [own_kernel(nest, dict(target.target), operands) for nest in nests]
+        for _, result in built:
+            if not relative_error(np.asarray(result), operands.expected) <= TOLERANCE:
+                raise BenchError(f"{workload.name}: a kernel computes something else than PyTorch")
+        runs = {name: run for name, (run, _) in zip(("with", "without"), built, strict=True)}
+        times = interleaved(runs, rounds, SETTLE_S)
+        with_s, without_s = min(times["with"]), min(times["without"])
+        ratios.append(without_s / with_s)
+        table.add_row(
+            workload.name, f"{1e6 * with_s:.1f}", f"{1e6 * without_s:.1f}", f"{ratios[-1]:.2f}"
+        )
+    console.print(table)
+    return round(statistics.geometric_mean(ratios), 4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
