@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engine import search as search_module
+from engine.clock import Clock
 from engine.evaluation import OK, Evaluation, Generation
 from engine.runs import RunDir
 from engine.search import run_experiment
@@ -186,15 +187,15 @@ class TestLimits:
 
     def test_wall_clock_ends_within_a_generation_and_can_go_on(self, tmp_path, monkeypatch):
         measured = []
-        original = search_module.Search._between
+        original = Clock.check
 
-        def between(self):
+        def check(self):
             measured.append(1)
             if len(measured) == 30:
                 self._started_s -= 100.0
             original(self)
 
-        monkeypatch.setattr(search_module.Search, "_between", between)
+        monkeypatch.setattr(Clock, "check", check)
         result = self.searched(tmp_path, budget__wall_clock_s=50, capacity__tolerance=0.5)
         assert (result.state, result.reason) == ("stopped", "wall_clock")
         done = result.record["counts"]["generations"]
@@ -209,15 +210,15 @@ class TestLimits:
 
     def test_what_a_first_generation_measured_in_time_is_not_lost(self, tmp_path, monkeypatch):
         measured = []
-        original = search_module.Search._between
+        original = Clock.check
 
-        def between(self):
+        def check(self):
             measured.append(1)
             if len(measured) == 8:
                 self._started_s -= 100.0
             original(self)
 
-        monkeypatch.setattr(search_module.Search, "_between", between)
+        monkeypatch.setattr(Clock, "check", check)
         result = self.searched(tmp_path, budget__wall_clock_s=50, capacity__tolerance=0.5)
         assert (result.state, result.reason) == ("stopped", "wall_clock")
         assert result.record["counts"]["generations"] == 0
