@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from engine import search as search_module
 from engine.clock import Clock
 from engine.evaluation import OK, Evaluation, Generation
 from engine.runs import RunDir
