@@ -20,6 +20,7 @@ RECENT = 5
 """Generations over which the remaining time is estimated."""
 
 PREPARING = "measuring the original network and the initial population"
+CONCLUDING = "tuning and measuring the finalists"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Progress:
         self._original_s: float | None = None
         self._since_s = time.monotonic()
         self._live: Live | None = None
+        self._concludes = False
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -132,6 +134,15 @@ class Progress:
             self._live.refresh()
         else:
             self._console.print(self.line(generation), soft_wrap=True)
+
+    def concluding(self) -> None:
+        """The last generation has ended."""
+        self._concludes = True
+        self._since_s = time.monotonic()
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            self._console.print(CONCLUDING, soft_wrap=True)
 
     def line(self, generation: Generation) -> str:
         """One generation as a line of a log."""
@@ -171,7 +182,9 @@ class Progress:
         left = ""
         if remaining_s is not None and not self._ended:
             left_s = remaining_s - since_s
-            left = f", about {span_text(left_s)} left" if left_s > 0 else ", finishing"
+            left = f", about {span_text(left_s)} left" if left_s > 0 else ""
+        if self._concludes and not self._ended:
+            left = f", now {CONCLUDING}, {span_text(since_s)}"
         total = self._limits.generations
         table.add_row("generation", f"{last.number} of {total}")
         table.add_row("", ProgressBar(total=total, completed=last.number, width=40))

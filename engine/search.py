@@ -72,6 +72,7 @@ def run_experiment(
     tracker: Tracker | None = None,
     on_generation: OnGeneration | None = None,
     resume: bool = False,
+    on_end: Callable[[], None] | None = None,
 ) -> SearchResult:
     """Search as `config` says, and measure the best candidates end to end.
 
@@ -83,6 +84,7 @@ def run_experiment(
         tracker: Told of everything; must not raise.
         on_generation: Called after every generation.
         resume: Go on from the checkpoint, if there is one.
+        on_end: Called after the last generation, before finalists are tuned and measured.
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or there is one and `resume` is not set.
@@ -97,7 +99,7 @@ def run_experiment(
             "start in another folder"
         )
     with open_problem(config, run.name) as problem:
-        return search_problem(problem, run, tracker, on_generation, saved, started_s)
+        return search_problem(problem, run, tracker, on_generation, saved, started_s, on_end)
 
 
 def search_problem(
@@ -107,6 +109,7 @@ def search_problem(
     on_generation: OnGeneration | None = None,
     saved: dict[str, Any] | None = None,
     started_s: float | None = None,
+    on_end: Callable[[], None] | None = None,
 ) -> SearchResult:
     """`run_experiment` for a problem that is already built.
 
@@ -117,6 +120,7 @@ def search_problem(
         on_generation: Called after every generation.
         saved: State of a checkpoint to go on from.
         started_s: `time.monotonic()` when the search began in this process; None: now.
+        on_end: Called after the last generation, before finalists are tuned and measured.
     """
     started_s = time.monotonic() if started_s is None else started_s
     search = Search(problem, run, tracker, started_s, saved)
@@ -124,6 +128,8 @@ def search_problem(
     tracker.start(run.path, problem.config.model_dump(mode="json"), facts)
     try:
         state, reason = search.run(on_generation)
+        if on_end is not None:
+            on_end()
         record = search.conclude(state, reason)
         write_atomic(run.result_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     except BaseException as error:

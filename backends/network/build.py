@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from backends.devices import cpu_features, cpu_target, host
+from backends.lowering import default_schedule
 from backends.lowering.epilogue import Epilogue
 from backends.lowering.layout import stored
 from backends.network.capture import capture
@@ -80,9 +82,9 @@ class CompiledNetwork:
 def compile_network(
     model: nn.Module,
     input_shape: Sequence[int],
-    target: dict[str, Any],
-    schedule: ScheduleOf,
-    lanes: int = 8,
+    target: dict[str, Any] | None = None,
+    schedule: ScheduleOf | None = None,
+    lanes: int | None = None,
     blocks: int | None = None,
     fuse: bool = True,
 ) -> CompiledNetwork:
@@ -92,9 +94,10 @@ def compile_network(
         model: Original or transformed network in float32; it is not changed and is compiled as
             in `eval()`.
         input_shape: (N, C, H, W).
-        target: A TVM target, `{"kind": "llvm", ...}`.
-        schedule: Gives an unscheduled nest its schedule.
-        lanes: float32 lanes of a vector register.
+        target: A TVM target, `{"kind": "llvm", ...}`; this machine, all its cores, if it is not
+            given.  As many threads run a network as TVM_NUM_THREADS says.
+        schedule: Gives an unscheduled nest its schedule; by default the best estimate.
+        lanes: float32 lanes of a vector register; those of `target` if it is not given.
         blocks: Channels in a block of an activation, 0 for NCHW; `lanes` if it is not given.
         fuse: Whether kernels add residuals and apply activations.
 
@@ -107,9 +110,12 @@ def compile_network(
 
     from backends.lowering.pipeline import registered
 
+    target = cpu_target(host().cores) if target is None else target
+    features = cpu_features(target, int(target.get("num-cores", 1)))
+    lanes = features.lanes if lanes is None else lanes
     captured = capture(model, input_shape, fuse=fuse)
     choose_layouts(captured, lanes if blocks is None else blocks)
-    mod = _import(captured, schedule)
+    mod = _import(captured, schedule or (lambda nest: default_schedule(nest, features)))
     tvm_target = tvm.target.Target(target)
     with tvm_target:
         mod = tvm.transform.Sequential(

@@ -206,7 +206,9 @@ def _search(experiment: ExperimentConfig, run_dir: RunDir | None, again: str) ->
         notes = _notes(progress, run_dir, tracker)
         try:
             with progress:
-                result = run_experiment(experiment, run_dir.path, tracker, notes, resume)
+                result = run_experiment(
+                    experiment, run_dir.path, tracker, notes, resume, progress.concluding
+                )
             publish(run_dir.path, tracker)
         except KeyboardInterrupt:
             # A second Ctrl-C, or the second signal that `timeout` sends, changes nothing.

@@ -75,9 +75,11 @@ class TestLog:
             progress.show(generation(0), ORIGINAL_S)
             progress.show(generation(1, best_s=3.2e-3), ORIGINAL_S)
             progress.show(generation(20), ORIGINAL_S)
-        lines = file.getvalue().splitlines()
-        assert lines[-1].endswith(" | 1 min 03 s (measure 60 %, build 40 %)")
-        assert lines[:-1] == [
+            progress.concluding()
+        *lines, last, end = file.getvalue().splitlines()
+        assert end == "tuning and measuring the finalists"
+        assert last.endswith(" | 1 min 03 s (measure 60 %, build 40 %)")
+        assert lines == [
             "measuring the original network and the initial population",
             "generation 0/20 | 32 evaluated | best 6.40 ms, 1.00x (original 6.40 ms) | "
             "rejected 12 capacity, 2 build_error | 3.0 s (measure 60 %, build 40 %)",
@@ -101,9 +103,11 @@ class TestLive:
             assert progress.last is None
             progress.show(generation(0), ORIGINAL_S)
             progress.show(generation(1, best_s=3.2e-3), ORIGINAL_S)
+            progress.concluding()
         text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
         last = text[text.rindex("small-run") :]
         assert "measuring the original network" in text
+        assert "now tuning and measuring the finalists" in text
         assert "1 of 20" in last
         assert "64 of 640" in last
         assert "best 3.20 ms, 2.00x (original 6.40 ms)" in last

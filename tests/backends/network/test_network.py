@@ -132,3 +132,13 @@ def test_exported_library_runs_with_tvm_alone(tmp_path: Path) -> None:
 def test_reductions_of_every_size_are_scheduled(channels: int, size: int) -> None:
     model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     check(model, (1, 3, size, size))
+
+
+def test_a_network_is_compiled_for_this_machine_by_default() -> None:
+    torch.manual_seed(0)
+    model = Block().eval()
+    x = torch.randn(SHAPE)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    result = compile_network(model, SHAPE)(x.numpy())
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)

@@ -47,6 +47,7 @@ class TestRun:
         assert [line.split(" | ")[0] for line in lines[2:6]] == [
             f"generation {number}/3" for number in range(4)
         ]
+        assert lines[6] == "tuning and measuring the finalists"
         assert "finished: all generations are done; " in result.stdout
         assert f"loopgene show {run.name}\n" in result.stdout
         state = run.state()
