@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
-	bench-e2e bench-kernels bench-calibration bench-tuning tune-metaschedule
+	bench-e2e bench-kernels bench-calibration bench-tuning \
+	bench-ablation tune-metaschedule
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -45,6 +46,9 @@ bench-calibration: $(READY)  ## Sums of kernels against whole networks
 tune-metaschedule: $(READY)  ## MetaSchedule's records for the benchmarks, where they are missing
 	$(BIN)/python -m engine.bench.metaschedule $(if $(QUICK),--quick)
 	$(BIN)/python -m engine.bench.metaschedule_network
+
+bench-ablation: $(READY)  ## Networks and kernels with one part of the compiler taken away
+	$(BIN)/python -m engine.bench.ablation
 
 bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's in many
 	$(BIN)/python -m engine.bench.tuning

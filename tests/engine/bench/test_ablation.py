@@ -1,0 +1,62 @@
+"""The ablation: what is taken away is gone, and the result stays what PyTorch computes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from backends.lowering import default_schedule
+from engine.bench import ablation
+from engine.bench.workloads import conv
+from genomes.nest import LoopNest
+from tests.backends.lowering.kernels import AVX512
+
+NEST = LoopNest.fresh(conv((64, 64), 32))
+
+
+class Target:
+    features = AVX512
+
+
+def test_the_only_tile() -> None:
+    nest = ablation._one_tile(NEST, Target())
+    assert ablation._tile(nest, 0) == ablation.ONE_TILE
+
+
+def test_where_the_only_tile_does_not_fit_the_default_stands() -> None:
+    nest = LoopNest.fresh(conv((6, 6), 6))
+    assert ablation._one_tile(nest, Target()) == default_schedule(nest, AVX512)
+
+
+def test_weights_in_their_plain_layout() -> None:
+    packed = default_schedule(NEST, AVX512)
+    plain = ablation._with(packed, ablation._keeps_layout)
+    (schedule,) = (s.scheduled(1) for s in plain.statements)
+    assert packed.statements[0].scheduled(1).lanes("weight") > 0
+    assert schedule.lanes("weight") == 0
+    assert [x.name for x in schedule.loops] == [
+        x.name for x in packed.statements[0].scheduled(1).loops
+    ]
+
+
+def test_an_unknown_network_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "_tuned", lambda *_: {})
+    assert ablation.main(["--networks", "nothing"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("bench-ablation: error: unknown")
+
+
+@pytest.mark.slow
+def test_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "workloads", lambda: ())
+    monkeypatch.setattr(ablation.statistics, "geometric_mean", lambda _: 1.0)
+    assert ablation.main(["--networks", "resnet20_cifar", "--rounds", "2"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(report["resnet20_cifar"]) == {
+        "packed activations",
+        "packed weights",
+        "choice of tiles",
+        "fused epilogues",
+    }
