@@ -11,6 +11,7 @@ common.  Weights are packed at compile time as the schedules want them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class Task:
     Attributes:
         name: What Relax calls it, and the beginning of its content hash.
         key: Its content hash.
-        mod: A module with the function as `main`.
+        mod: A module with the function as `main`, its stages numbered.
     """
 
     name: str
@@ -137,8 +138,40 @@ def tasks_of(mod: Any, target: Mapping[str, Any]) -> list[Task]:
     for task in extract_tasks(mod, tvm.target.Target(dict(target))):
         (function,) = task.dispatched
         key = str(shash2hex(function))
-        tasks.append(Task(f"{task.task_name} {key[:10]}", key, function))
+        tasks.append(Task(f"{task.task_name} {key[:10]}", key, _numbered(function)))
     return sorted(tasks, key=lambda task: task.name)
+
+
+def _numbered(mod: Any) -> Any:
+    """A function, as `main` of a module, with its stages named by their order.
+
+    Relax names some after variables of the network, and a trace finds them by name: equal
+    functions of two networks need equal names.
+    """
+    import tvm
+    from tvm import tirx
+    from tvm.s_tir import SBlock, SBlockRealize
+
+    numbers = itertools.count()
+
+    def named(block: Any) -> Any:
+        name = block.name_hint if block.name_hint == "root" else f"stage_{next(numbers)}"
+        accesses = (block.iter_vars, block.reads, block.writes)
+        rest = (block.init, block.alloc_buffers, block.match_buffers, block.annotations)
+        return SBlock(*accesses, name, rewritten(block.body), *rest)
+
+    def rewritten(stmt: Any) -> Any:
+        if isinstance(stmt, tirx.SeqStmt):
+            return tirx.SeqStmt([rewritten(part) for part in stmt.seq])
+        if isinstance(stmt, tirx.For):
+            fields = (stmt.kind, rewritten(stmt.body), stmt.thread_binding, stmt.annotations)
+            return tirx.For(stmt.loop_var, stmt.min, stmt.extent, *fields, stmt.step)
+        if isinstance(stmt, SBlockRealize):
+            return SBlockRealize(stmt.iter_values, stmt.predicate, named(stmt.block))
+        return stmt
+
+    function = mod["main"]
+    return tvm.IRModule({"main": function.with_body(rewritten(function.body))})
 
 
 def _database(tasks: Sequence[Task], records: Mapping[str, Record], target: Any) -> Any:

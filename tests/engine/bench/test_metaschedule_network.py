@@ -85,3 +85,25 @@ def test_convolution_batchnorm_and_relu_are_one_function_with_free_weights() -> 
     assert re.match(r"fused_conv2d\d*_add\d*_relu\d* 0x", task.name)
     free = task.mod["main"].attrs["layout_free_buffers"]
     assert [int(i) for i in free] == [1, 2]
+
+
+def test_equal_functions_of_two_networks_have_equal_stages() -> None:
+    import torch
+    from torch import nn
+    from tvm import s_tir
+
+    target = {"kind": "llvm", "num-cores": 1}
+    found = []
+    for count in (1, 2):
+        module = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1)] * count, nn.AdaptiveAvgPool2d(1))
+        mod = metaschedule_network.imported(module.eval(), torch.zeros(1, 3, 6, 6), target)
+        found.append({task.key: task for task in metaschedule_network.tasks_of(mod, target)})
+    shared = found[0].keys() & found[1].keys()
+    assert any("mean" in found[0][key].name for key in shared)
+    for key in shared:
+        names = []
+        for tasks in found:
+            sch = s_tir.Schedule(tasks[key].mod)
+            stages = sch.get_child_blocks(sch.get_sblock("root"))
+            names.append([sch.get(stage).name_hint for stage in stages])
+        assert names[0] == names[1] == [f"stage_{i}" for i in range(len(names[0]))]
