@@ -110,6 +110,8 @@ class MeasureOptions:
         run_timeout_s: Deadline of checking and timing one kernel.
         rtol, atol: Tolerance of the comparison with PyTorch, relative to the largest
             magnitude of the reference.
+        weight_bytes: Weights that are read between two calls of a kernel, as in a network; 0
+            leaves a kernel's own where the call before it did.
     """
 
     repeats: int = 5
@@ -118,6 +120,7 @@ class MeasureOptions:
     run_timeout_s: float = 10.0
     rtol: float = 1e-4
     atol: float = 1e-5
+    weight_bytes: int = 0
 
 
 @dataclass(frozen=True)

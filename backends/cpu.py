@@ -16,6 +16,7 @@ from backends.base import (
     BackendError,
     Device,
     Measured,
+    MeasureOptions,
     NetworkTarget,
     Outcome,
 )
@@ -57,6 +58,8 @@ class CpuOptions(BackendSettings):
         jobs_per_worker: A worker process is replaced after so many kernels.
         memory_limit_gb: Memory that one worker may use; a share of the machine's when not
             given.
+        weights_mb: Weights that a network reads between two calls of one kernel; 0 times a
+            kernel with its own weights in the nearest cache. A search takes its network's.
     """
 
     threads: int = Field(default_factory=lambda: host().cores, ge=1)
@@ -66,6 +69,11 @@ class CpuOptions(BackendSettings):
     drift_every: int = Field(default=50, ge=1)
     jobs_per_worker: int = Field(default=200, ge=1)
     memory_limit_gb: float | None = Field(default=None, gt=0)
+    weights_mb: int = Field(default=0, ge=0, le=1024)
+
+    @property
+    def measure_options(self) -> MeasureOptions:
+        return replace(super().measure_options, weight_bytes=self.weights_mb << 20)
 
 
 class CpuBackend(Backend):
@@ -111,7 +119,8 @@ class CpuBackend(Backend):
 
     def describe(self) -> Device:
         device = describe_cpu(self._target, self._options.threads)
-        return replace(device, facts={**device.facts, "kernels": KERNEL_VERSION})
+        facts = {"kernels": KERNEL_VERSION, "weights_mb": self._options.weights_mb}
+        return replace(device, facts={**device.facts, **facts})
 
     def transformations(self) -> frozenset[str]:
         return lowering.CPU_TRANSFORMATIONS

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
+from backends.cold import lost_s
 from backends.workers import Stage
 from genomes.nest import ConvShape, LoopNest
 
@@ -155,6 +156,9 @@ def time_kernel(
         times_s += timed(options.repeats - 1)
     if not all(np.isfinite(seconds) and seconds > 0 for seconds in times_s):
         return Failed(FailureKind.CRASHED, f"the timer returned {times_s}")
+    if options.weight_bytes:
+        lost = lost_s(kernel.module["main"], arguments, options.weight_bytes)
+        times_s = tuple(seconds + lost for seconds in times_s)
     return Measured(times_s)
 
 

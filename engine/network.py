@@ -10,17 +10,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import Failed, FailureKind, NetworkTarget
+from backends.base import Backend, Failed, FailureKind, NetworkTarget
+from backends.registry import backend_type, create_backend
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
-from engine.config import ExperimentConfig, ModelConfig
+from engine.config import BackendConfig, ExperimentConfig, ModelConfig
 from genomes.errors import LoopGeneError, ModelError
 from genomes.gene import Gene
 from genomes.genome import FORMAT, VERSION, Genome
+from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +38,12 @@ PAUSE_S = 0.02
 SETTLE_S = 0.25
 """Each network runs for so long outside the clock before each of its turns: as long as it takes
 until its threads have found their cores again."""
+WEIGHTS = "weights_mb"
+"""The option of a backend that says how many weights a network reads."""
+
+MOST_WEIGHTS_MB = 64
+"""No cache holds as many."""
+
 BUILD_LIMIT_S = 300.0
 """Limit of compiling and checking one network."""
 RUN_LIMIT_S = 600.0
@@ -103,6 +112,22 @@ def build_model(config: ModelConfig) -> nn.Module:
     return model
 
 
+def search_backend(config: BackendConfig, sites: Sites) -> Backend:
+    """The backend of an experiment; kernels find their weights as they do in its network.
+
+    Raises:
+        BackendError: Unknown name or option, or a device or tool chain that is missing.
+    """
+    options = dict(config.options)
+    if WEIGHTS in backend_type(config.name).Options.model_fields:
+        elements = sum(LoopNest.fresh(site.shape).parameters for site in sites.sites)
+        needed_mb = 4 * elements / 2**20
+        # Networks of similar size share their measurements.
+        rounded_mb = 1 << ceil(log2(needed_mb)) if needed_mb > 1 else 1
+        options.setdefault(WEIGHTS, min(rounded_mb, MOST_WEIGHTS_MB))
+    return create_backend(config.name, options)
+
+
 def laid_out(model: nn.Module, sites: Sites, target: NetworkTarget | None) -> Sites:
     """`sites` with the layouts of their activations in the compiled network.
 
@@ -122,7 +147,6 @@ def laid_out(model: nn.Module, sites: Sites, target: NetworkTarget | None) -> Si
 def schedule_of(target: NetworkTarget, schedules: Mapping[str, tuple[Gene, ...]]) -> Any:
     """A function that gives a nest its schedule: the one in `schedules`, or the default."""
     from backends.lowering import default_schedule
-    from genomes.nest import LoopNest
     from genomes.transformations import apply
 
     def schedule(nest: LoopNest) -> LoopNest:

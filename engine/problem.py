@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from backends.base import Backend, BackendError, Failed
-from backends.registry import create_backend
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from engine.capacity import create_metric
@@ -20,7 +19,7 @@ from engine.data import load_data
 from engine.finalists import EndToEnd, end_to_end
 from engine.fitness import Objective
 from engine.kernels import Kernels
-from engine.network import Variant, build_model, laid_out
+from engine.network import Variant, build_model, laid_out, search_backend
 from engine.stages import Stages
 from genomes.errors import LoopGeneError, ModelError
 from genomes.genome import Genome, replay
@@ -132,9 +131,7 @@ def open_problem(
     sites = find_sites(model, config.model.input_shape)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(MeasurementStore(config.home / STORE_NAME))
-        inner = stack.enter_context(
-            backend or create_backend(config.backend.name, config.backend.options)
-        )
+        inner = stack.enter_context(backend or search_backend(config.backend, sites))
         stages = Stages()
         kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
         sites = _measurable(laid_out(model, sites, inner.network_target()), kernels)

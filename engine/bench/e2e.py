@@ -30,7 +30,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import command, peers
+from engine.bench import command, metaschedule_network, peers
 from engine.bench.command import BenchError, Target
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ PEERS: Mapping[str, Callable[[Original], peers.Peer | None]] = {
     "onnxruntime_ms": lambda of: peers.onnxruntime(of.module, of.x, of.threads),
     "inductor_ms": lambda of: peers.inductor(of.module, of.x),
     "eager_ms": lambda of: peers.eager(of.module, of.x),
+    "metaschedule_ms": lambda of: metaschedule_network.metaschedule(of.module, of.x, of.threads),
     "tvm_default_ms": lambda of: _patiently(peers.tvm_default(of.module, of.x, of.target)),
 }
 """What else runs the original; None from one that cannot be timed on it."""
@@ -99,6 +100,7 @@ TITLES = {
     "onnxruntime_ms": "ONNX Runtime",
     "inductor_ms": "torch.compile",
     "eager_ms": "torch eager",
+    "metaschedule_ms": "MetaSchedule",
     "tvm_default_ms": "TVM default",
 }
 

@@ -105,11 +105,10 @@ def _measured(
     config: ExperimentConfig, model: nn.Module, sites: Sites
 ) -> tuple[Mapping[str, Outcome], str]:
     """The outcome of every site's kernel by site name, and the name of the device."""
-    from backends.registry import create_backend
     from backends.store import MeasurementStore
     from backends.stored import StoredBackend
     from engine.kernels import Kernels
-    from engine.network import laid_out
+    from engine.network import laid_out, search_backend
     from engine.problem import STORE_NAME
     from engine.stages import Stages
     from genomes.nest import LoopNest
@@ -117,7 +116,7 @@ def _measured(
     done = 0
     with (
         waiting("starting the backend") as status,
-        create_backend(config.backend.name, config.backend.options) as backend,
+        search_backend(config.backend, sites) as backend,
         MeasurementStore(config.home / STORE_NAME) as store,
     ):
         laid = laid_out(model, sites, backend.network_target())

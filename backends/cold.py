@@ -1,0 +1,90 @@
+"""What a kernel loses when it finds its weights where a network leaves them.
+
+A kernel that is timed again and again has its weights in the nearest cache that holds them.  In a
+network, the weights of all other kernels are read between two calls: those of a large network
+come from memory each time, and kernels with little arithmetic then wait for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 256
+"""Bytes; kernels take their arguments for aligned."""
+
+ROUNDS = 3
+ROUND_S = 0.003
+FEWEST_CALLS, MOST_CALLS = 4, 256
+_FLOAT_BYTES = 4
+
+
+def lost_s(call: Callable[..., object], arguments: Sequence[Any], weight_bytes: int) -> float:
+    """Seconds per call that are lost while so many bytes of weights are read in turns.
+
+    Args:
+        call: The kernel.
+        arguments: Input, weights, output; TVM tensors on the CPU.
+        weight_bytes: Weights of the network.
+
+    Returns:
+        The median difference, not below zero, between calls that read the next weights of the
+        network each time and calls that read the same ones.
+    """
+    pool = _pool(weight_bytes)
+    shapes = [tuple(int(e) for e in a.shape) for a in arguments[1:-1]]
+    start = time.perf_counter()
+    call(*arguments)
+    once_s = max(time.perf_counter() - start, 1e-7)
+    count = min(max(FEWEST_CALLS, round(ROUND_S / once_s)), MOST_CALLS)
+    same = [(arguments[0], *pool.take(shapes), arguments[-1])] * count
+    differences = []
+    for _ in range(ROUNDS):
+        fresh = [(arguments[0], *pool.take(shapes), arguments[-1]) for _ in range(count)]
+        differences.append(_seconds(call, fresh) - _seconds(call, same))
+    return max(0.0, statistics.median(differences) / count)
+
+
+def _seconds(call: Callable[..., object], calls: Sequence[tuple[Any, ...]]) -> float:
+    call(*calls[-1])
+    start = time.perf_counter()
+    for arguments in calls:
+        call(*arguments)
+    return time.perf_counter() - start
+
+
+class _Pool:
+    """Weights of a network, of which kernels read one part after the other."""
+
+    def __init__(self, size: int) -> None:
+        memory = np.ones((size + ALIGNMENT) // _FLOAT_BYTES, np.float32)
+        first = -memory.ctypes.data % ALIGNMENT // _FLOAT_BYTES
+        self._memory = memory[first:]
+        self._next = 0
+
+    def take(self, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+        """The next tensors of these shapes; of the whole pool, if one is larger than it."""
+        import tvm
+
+        return [tvm.runtime.from_dlpack(self._part(shape)) for shape in shapes]
+
+    def _part(self, shape: tuple[int, ...]) -> np.ndarray:
+        count = int(np.prod(shape))
+        if count > self._memory.size:
+            self._memory = _Pool(_FLOAT_BYTES * count)._memory
+        if self._next + count > self._memory.size:
+            self._next = 0
+        part = self._memory[self._next : self._next + count]
+        step = ALIGNMENT // _FLOAT_BYTES
+        self._next += -(-count // step) * step
+        return part.reshape(shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(size: int) -> _Pool:
+    return _Pool(size)

@@ -1,0 +1,80 @@
+"""Kernels that find their weights as in a network: elsewhere each time, and never misaligned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tvm
+
+from backends.base import Measured, MeasureOptions
+from backends.cold import ALIGNMENT, lost_s
+from backends.cpu import CpuBackend, CpuOptions
+from backends.kernel_job import KernelJob, run
+from backends.lowering import default_schedule
+from genomes.nest import ConvShape, LoopNest
+from tests.backends.lowering.kernels import AVX512, TARGET
+
+POOL = 1 << 20
+
+
+class Reader:
+    """A kernel that notes where its weights are."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[int, ...]] = []
+
+    def __call__(self, *arguments: Any) -> None:
+        weights = [a.numpy() for a in arguments[1:-1]]
+        self.places.append(tuple(w.ctypes.data for w in weights))
+        assert [w.shape for w in weights] == [(64, 100), (7,)]
+
+
+def arguments(*shapes: tuple[int, ...]) -> list[Any]:
+    return [tvm.runtime.tensor(np.zeros(shape, np.float32)) for shape in shapes]
+
+
+def test_weights_are_read_from_everywhere_in_turns() -> None:
+    reader = Reader()
+    assert lost_s(reader, arguments((1,), (64, 100), (7,), (1,)), POOL) >= 0
+    firsts = {place[0] for place in reader.places}
+    assert len(firsts) > 20
+    assert max(firsts) - min(firsts) > POOL // 2
+
+
+def test_weights_larger_than_those_of_the_network_are_read_too() -> None:
+    shape = (2 * POOL,)
+    seen = []
+    lost_s(lambda *a: seen.append(a[1].shape), arguments((1,), shape, (1,)), POOL)
+    assert {tuple(s) for s in seen} == {shape}
+
+
+def test_everything_is_aligned() -> None:
+    places = []
+
+    def call(_x: Any, first: Any, second: Any, _y: Any) -> None:
+        # Of the timed calls only the arguments themselves are looked at, as a copy moves.
+        places.extend(np.from_dlpack(w).ctypes.data for w in (first, second))
+
+    lost_s(call, arguments((1,), (64, 100), (7,), (1,)), POOL)
+    assert all(place % 64 == 0 for place in places[2:])
+    assert ALIGNMENT % 64 == 0
+
+
+def test_a_kernel_is_measured_with_what_it_loses() -> None:
+    nest = default_schedule(LoopNest.fresh(ConvShape(1, 16, 16, (4, 4), (3, 3))), AVX512)
+    options = MeasureOptions(repeats=2, min_repeat_ms=1)
+    stages: list[str] = []
+    for weight_bytes in (0, POOL):
+        job = KernelJob(nest, TARGET, replace(options, weight_bytes=weight_bytes))
+        outcome = run(job, stages.append)
+        assert isinstance(outcome, Measured)
+        assert len(outcome.times_s) == 2
+
+
+def test_devices_with_other_weights_are_not_the_same() -> None:
+    with CpuBackend(CpuOptions()) as hot, CpuBackend(CpuOptions(weights_mb=8)) as cold:
+        assert hot.measure_options.weight_bytes == 0
+        assert cold.measure_options.weight_bytes == 8 << 20
+        assert hot.describe().fingerprint != cold.describe().fingerprint
