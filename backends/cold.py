@@ -8,7 +8,6 @@ come from memory each time, and kernels with little arithmetic then wait for the
 from __future__ import annotations
 
 import functools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 ALIGNMENT = 256
 """Bytes; kernels take their arguments for aligned."""
 
-ROUNDS = 3
+ROUNDS = 4
 ROUND_S = 0.003
 FEWEST_CALLS, MOST_CALLS = 4, 256
 _FLOAT_BYTES = 4
@@ -33,8 +32,8 @@ def lost_s(call: Callable[..., object], arguments: Sequence[Any], weight_bytes: 
         weight_bytes: Weights of the network.
 
     Returns:
-        The median difference, not below zero, between calls that read the next weights of the
-        network each time and calls that read the same ones.
+        The difference, not below zero, between calls that read the next weights of the network
+        each time and calls that read the same ones; of both the fastest of some rounds.
     """
     pool = _pool(weight_bytes)
     shapes = [tuple(int(e) for e in a.shape) for a in arguments[1:-1]]
@@ -43,11 +42,12 @@ def lost_s(call: Callable[..., object], arguments: Sequence[Any], weight_bytes: 
     once_s = max(time.perf_counter() - start, 1e-7)
     count = min(max(FEWEST_CALLS, round(ROUND_S / once_s)), MOST_CALLS)
     same = [(arguments[0], *pool.take(shapes), arguments[-1])] * count
-    differences = []
+    lost, kept = [], []
     for _ in range(ROUNDS):
         fresh = [(arguments[0], *pool.take(shapes), arguments[-1]) for _ in range(count)]
-        differences.append(_seconds(call, fresh) - _seconds(call, same))
-    return max(0.0, statistics.median(differences) / count)
+        lost.append(_seconds(call, fresh))
+        kept.append(_seconds(call, same))
+    return max(0.0, (min(lost) - min(kept)) / count)
 
 
 def _seconds(call: Callable[..., object], calls: Sequence[tuple[Any, ...]]) -> float:
