@@ -228,6 +228,8 @@ def network_job(
     """Worker side of `measure_networks`."""
     import torch
 
+    from backends.kernel_job import apart
+
     torch.set_num_threads(1)
     config: ExperimentConfig = payload["config"]
     target: NetworkTarget = payload["target"]
@@ -246,7 +248,8 @@ def network_job(
             deviation = f"deviates from PyTorch by {errors[name]:.1e} of the largest output"
             answers[name] = Failed(FailureKind.WRONG_RESULT, deviation)
     enter("run")
-    times = interleaved(runs, payload["rounds"])
+    with apart():
+        times = interleaved(runs, payload["rounds"])
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
     return answers
 
