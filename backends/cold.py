@@ -68,7 +68,7 @@ class _Pool:
         self._next = 0
 
     def take(self, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-        """The next tensors of these shapes; of the whole pool, if one is larger than it."""
+        """The next tensors of these shapes; the pool grows to hold the largest of them."""
         import tvm
 
         return [tvm.runtime.from_dlpack(self._part(shape)) for shape in shapes]

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from backends.network.capture import capture
 from backends.network.fusion import CapturedNetwork, is_site
-from genomes.sites import Sites
+from genomes.sites import Site, Sites
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,14 +58,14 @@ LEAST_LANES = 8
 """Shorter blocks are worse than NCHW, whose rows can be loaded as vectors."""
 
 
-def pack(x: Any, lanes: int) -> Any:
-    """Stands in the graph for NCHW -> NCHW[lanes]c."""
-    raise NotImplementedError
+def pack(x: Tensor, lanes: int) -> Tensor:
+    """(N, C, H, W) as (N, C / lanes, H, W, lanes)."""
+    return x.unflatten(1, (-1, lanes)).movedim(2, -1)
 
 
-def unpack(x: Any) -> Any:
-    """Stands in the graph for NCHW[x]c -> NCHW."""
-    raise NotImplementedError
+def unpack(x: Tensor) -> Tensor:
+    """(N, C / lanes, H, W, lanes) as (N, C, H, W); the inverse of `pack`."""
+    return x.movedim(-1, 2).flatten(1, 2)
 
 
 def with_layouts(model: nn.Module, sites: Sites, lanes: int) -> Sites:
@@ -82,20 +82,13 @@ def with_layouts(model: nn.Module, sites: Sites, lanes: int) -> Sites:
     captured = capture(model, sites.input_shape)
     choose_layouts(captured, lanes)
     shapes = {kernel.name: kernel.measured.shape for kernel in captured.kernels}
-    return replace(
-        sites,
-        sites=tuple(
-            replace(
-                site,
-                shape=replace(
-                    site.shape,
-                    input_lanes=shapes[site.name].input_lanes,
-                    output_lanes=shapes[site.name].output_lanes,
-                ),
-            )
-            for site in sites.sites
-        ),
-    )
+
+    def laid_out(site: Site) -> Site:
+        there = shapes[site.name]
+        shape = replace(site.shape, input_lanes=there.input_lanes, output_lanes=there.output_lanes)
+        return replace(site, shape=shape)
+
+    return replace(sites, sites=tuple(map(laid_out, sites.sites)))
 
 
 def choose_layouts(captured: CapturedNetwork, lanes: int) -> None:

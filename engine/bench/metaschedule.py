@@ -31,6 +31,7 @@ from engine.bench.metaschedule_tuning import (
     compiled,
     host_target,
     scheduled,
+    tuning_options,
     weight_layouts,
 )
 from engine.bench.workloads import Workload, workloads
@@ -49,13 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="the quick benchmark's workloads")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--at-most", type=int, help="stop after so many workloads")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    if options.trials < 1:
-        parser.error("--trials must be at least 1")
+    options = tuning_options(parser, arguments, TRIALS, RECORDS)
     peers.share_process(options.threads)
     return command.run("metaschedule", lambda console: _run(options, console))
 

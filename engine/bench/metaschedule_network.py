@@ -23,7 +23,13 @@ from rich.console import Console
 
 from engine.bench import command, metaschedule_records, peers
 from engine.bench.metaschedule_records import Record
-from engine.bench.metaschedule_tuning import Tuner, host_target, light_intrinsics, scheduled
+from engine.bench.metaschedule_tuning import (
+    Tuner,
+    host_target,
+    light_intrinsics,
+    scheduled,
+    tuning_options,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,13 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Tune the functions that have no record; returns the exit code."""
     parser = command.parser(__doc__)
     parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, type=Path)
-    parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--at-most", type=int, help="stop after so many functions")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    if options.trials < 1:
-        parser.error("--trials must be at least 1")
+    options = tuning_options(parser, arguments, TRIALS, RECORDS)
     peers.share_process(options.threads)
     return command.run("metaschedule", lambda console: _tune(options, console))
 

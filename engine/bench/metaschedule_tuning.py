@@ -4,12 +4,13 @@ The search is TVM's own: its default space for the target, `EvolutionarySearch`,
 model.  What differs from `tune_tir` is plumbing that would otherwise take most of the time:
 workers that stay (TVM starts new ones for every batch), one instruction set's intrinsics instead
 of all, and a population of 128 with three generations per batch (512 and four).  A batch has 32
-trials instead of 64, and the cost model guesses for one batch instead of 100 trials: with so few
-trials more of them are guided, which finds faster kernels.
+trials instead of 64, and the cost model guesses for one batch instead of 100 trials, so that more
+of few trials are guided by it.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import platform
@@ -48,6 +49,27 @@ class Best:
 
     trace: Any
     time_s: float
+
+
+def tuning_options(
+    parser: argparse.ArgumentParser, arguments: list[str] | None, trials: int, records: Path
+) -> argparse.Namespace:
+    """The parsed arguments of a command that tunes what has no record, with those it needs.
+
+    Args:
+        parser: Has the command's own arguments.
+        arguments: Those of the process, if they are not given.
+        trials: Of each function, by default.
+        records: Where they are kept, by default.
+    """
+    parser.add_argument("--trials", type=int, default=trials)
+    parser.add_argument("--at-most", type=int, help="tune no more than so many")
+    parser.add_argument("--records", type=Path, default=records)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    if options.trials < 1:
+        parser.error("--trials must be at least 1")
+    return options
 
 
 class Tuner:

@@ -54,12 +54,11 @@ def test_everything_is_aligned() -> None:
     places = []
 
     def call(_x: Any, first: Any, second: Any, _y: Any) -> None:
-        # Of the timed calls only the arguments themselves are looked at, as a copy moves.
         places.extend(np.from_dlpack(w).ctypes.data for w in (first, second))
 
     lost_s(call, arguments((1,), (64, 100), (7,), (1,)), POOL)
-    assert all(place % 64 == 0 for place in places[2:])
-    assert ALIGNMENT % 64 == 0
+    # The first call has the weights that TVM has allocated.
+    assert all(place % ALIGNMENT == 0 for place in places[2:])
 
 
 def test_a_kernel_is_measured_with_what_it_loses() -> None:

@@ -141,3 +141,11 @@ def test_a_transformed_network_has_the_layouts_of_the_original() -> None:
     shapes = {k.name: k.measured.shape for k in captured.kernels}
     expected = {site.name: site.shape for site in with_layouts(model, sites, 8).sites}
     assert shapes == expected
+
+
+def test_conversions_in_the_graph_compute_what_they_stand_for() -> None:
+    x = torch.arange(2 * 6 * 4 * 5).reshape(2, 6, 4, 5)
+    packed = pack(x, 3)
+    assert packed.shape == (2, 2, 4, 5, 3)
+    assert packed[1, 1, 2, 3, 0] == x[1, 3, 2, 3]
+    assert torch.equal(unpack(packed), x)

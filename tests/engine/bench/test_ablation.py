@@ -8,7 +8,7 @@ import pytest
 
 from backends.lowering import default_schedule
 from engine.bench import ablation
-from engine.bench.workloads import conv
+from engine.bench.workloads import Workload, conv
 from genomes.nest import LoopNest
 from tests.backends.lowering.kernels import AVX512
 
@@ -50,10 +50,11 @@ def test_an_unknown_network_is_one_line(
 
 @pytest.mark.slow
 def test_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "workloads", lambda: ())
-    monkeypatch.setattr(ablation.statistics, "geometric_mean", lambda _: 1.0)
-    assert ablation.main(["--networks", "resnet20_cifar", "--rounds", "2"]) == 0
+    monkeypatch.setattr(ablation, "workloads", lambda: (Workload("64 channels", NEST, True),))
+    options = ["--networks", "resnet20_cifar", "--rounds", "2", "--measurements", "2"]
+    assert ablation.main(options) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["learned_ranking"] > 0
     assert set(report["resnet20_cifar"]) == {
         "packed activations",
         "packed weights",

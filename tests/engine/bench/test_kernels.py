@@ -8,6 +8,7 @@ from engine.bench.bounds import Bounds
 from engine.bench.kernels import main
 from engine.bench.workloads import conv, name_of, workloads
 from genomes.nest import LoopNest
+from tests.engine.bench.commands import fails_in_one_line
 
 SMALL = "192->48 3x3 4x4"
 
@@ -57,8 +58,4 @@ def test_one_workload_is_tuned_recorded_and_compared(tmp_path, capfd) -> None:
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capfd, options, message) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "damaged.json").write_text('{"a": [1')
-    assert main(options) == 1
-    out = capfd.readouterr().out.strip()
-    assert message in out
-    assert "\n" not in out
+    assert message in fails_in_one_line(main, options, tmp_path, capfd)

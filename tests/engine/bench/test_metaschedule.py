@@ -13,6 +13,7 @@ from engine.bench.workloads import workloads
 from engine.network import relative_error
 from genomes.genome import replay
 from genomes.presets import grouping
+from tests.engine.bench.commands import fails_in_one_line
 
 NAME = "192->48 3x3 4x4"
 (NEST,) = (w.nest for w in workloads() if w.name == NAME)
@@ -89,8 +90,4 @@ def test_the_kernel_benchmark_compares_with_it(tuned, tmp_path, capfd) -> None:
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capfd, options, message) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "damaged.json").write_text('{"a": [1')
-    assert main(options) == 1
-    out = capfd.readouterr().out.strip()
-    assert message in out
-    assert "\n" not in out
+    assert message in fails_in_one_line(main, options, tmp_path, capfd)
