@@ -42,7 +42,7 @@ WEIGHTS = "weights_mb"
 """The option of a backend that says how many weights a network reads."""
 
 MOST_WEIGHTS_MB = 64
-"""No cache holds as many."""
+"""What a worker keeps for them, at most; where the last cache is larger, they stay in it."""
 
 BUILD_LIMIT_S = 300.0
 """Limit of compiling and checking one network."""
