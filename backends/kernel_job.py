@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
-from backends.cold import lost_s
+from backends.timing import Helpers, apart, helpers, lost_s, steady
 from backends.workers import Stage
 from genomes.nest import ConvShape, LoopNest
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 2
+KERNEL_VERSION = 3
 """Raised when a change here or in the lowering makes other kernels from the same genes."""
 
 STAGES = ("build", "check", "measure")
@@ -40,7 +37,7 @@ class KernelJob:
         nest: Scheduled.
         target: For `tvm.target.Target`.
         options: How to check and time it.
-        hopeless_s: A kernel whose first timing is longer than that is not timed again.
+        hopeless_s: A kernel whose first timings are longer than that is not timed again.
     """
 
     nest: LoopNest
@@ -75,6 +72,7 @@ def initialise(target: Mapping[str, Any]) -> None:
     from backends.lowering import build_kernel
 
     build_kernel(LoopNest.fresh(ConvShape(1, 8, 8, (4, 4), (3, 3))), dict(target))
+    helpers(target)
 
 
 def run(job: KernelJob, stage: Stage) -> Outcome:
@@ -101,34 +99,15 @@ def run(job: KernelJob, stage: Stage) -> Outcome:
         return Failed(FailureKind.WRONG_RESULT, wrong)
     stage("measure")
     with apart():
-        return time_kernel(kernel, arguments, job.options, job.hopeless_s)
-
-
-@contextlib.contextmanager
-def apart() -> Iterator[None]:
-    """Keep the calling thread off the cores that belong to others of this process.
-
-    TVM binds the threads of its pool, but not the one that calls the kernel.  As long as the
-    scheduler leaves that one beside a bound one, a kernel takes twice as long.
-    """
-    usable = os.sched_getaffinity(0)
-    taken: set[int] = set()
-    for thread in map(int, os.listdir("/proc/self/task")):
-        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            cores = os.sched_getaffinity(thread)
-            if thread != threading.get_native_id() and cores < usable:
-                taken |= cores
-    try:
-        os.sched_setaffinity(0, usable - taken or usable)
-        yield
-    finally:
-        os.sched_setaffinity(0, usable)
+        beside = helpers(job.target)
+        return time_kernel(kernel, arguments, job.options, beside, job.hopeless_s)
 
 
 def time_kernel(
     kernel: CompiledKernel,
     arguments: list[Any],
     options: MeasureOptions,
+    beside: Helpers,
     hopeless_s: float | None = None,
 ) -> Outcome:
     """Time a kernel on arguments that are on the device.
@@ -137,27 +116,25 @@ def time_kernel(
         kernel: The kernel.
         arguments: Input, packed weights, output.
         options: How often, and for how long.
-        hopeless_s: The first timing is the only one if it is longer than that.
+        beside: Kernels of the same target that are run beside it.
+        hopeless_s: A kernel that takes longer is given up soon.
     """
     import tvm
 
-    def timed(repeats: int) -> tuple[float, ...]:
-        evaluator = kernel.module.time_evaluator(
-            "main",
-            tvm.cpu(0),
-            number=1,
-            repeat=repeats,
-            min_repeat_ms=int(np.ceil(options.min_repeat_ms)),
-        )
-        return tuple(float(seconds) for seconds in evaluator(*arguments).results)
+    least_ms = int(np.ceil(options.min_repeat_ms))
+    evaluator = kernel.module.time_evaluator(
+        "main", tvm.cpu(0), number=1, repeat=1, min_repeat_ms=least_ms
+    )
 
-    times_s = timed(1)
-    if options.repeats > 1 and (hopeless_s is None or times_s[0] <= hopeless_s):
-        times_s += timed(options.repeats - 1)
+    def timed() -> float:
+        return float(evaluator(*arguments).results[0])
+
+    times_s = steady(timed, beside.probe.slowdown, options.repeats, hopeless_s)
     if not all(np.isfinite(seconds) and seconds > 0 for seconds in times_s):
         return Failed(FailureKind.CRASHED, f"the timer returned {times_s}")
-    if options.weight_bytes:
-        lost = lost_s(kernel.module["main"], arguments, options.weight_bytes)
+    given_up = hopeless_s is not None and times_s[0] > hopeless_s
+    if options.weight_bytes and not given_up:
+        lost = lost_s(kernel.module["main"], arguments, options.weight_bytes, beside.fill)
         times_s = tuple(seconds + lost for seconds in times_s)
     return Measured(times_s)
 

@@ -15,7 +15,7 @@ from engine.runs import write_atomic
 from genomes.errors import LoopGeneError
 
 FORMAT = "loopgene-checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 class CheckpointError(LoopGeneError):

@@ -26,7 +26,7 @@ class Evaluation:
         genome: The candidate.
         status: `OK`, `CAPACITY`, `PARAMETERS`, or the `FailureKind` of the kernel that failed.
         fitness: Objectives to minimise, finite always; seconds first.
-        latency_s: Sum of the measured kernels and the fixed rest; None when not measured.
+        latency_s: From the sum of the measured kernels; None when not measured.
         capacity: The candidate's score; None when it was not computed.
         macs: Multiply-accumulates of all sites.
         parameters: Weights and biases of all sites.

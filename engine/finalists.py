@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ from genomes.operators import Space
 
 ORIGINAL = "original"
 
-logger = logging.getLogger(__name__)
-
 EndToEnd = Callable[[Mapping[str, Variant]], Mapping[str, NetworkTimes | Failed]]
 """Compiles, checks and times whole networks in turns; one answer for each name."""
 
@@ -28,29 +25,6 @@ def end_to_end(config: ExperimentConfig, backend: Backend) -> EndToEnd | None:
     if target is None:
         return None
     return lambda variants: measure_networks(config, variants, target)
-
-
-def rest_s(measure: EndToEnd | None, original: Variant, kernels_s: float) -> float:
-    """Seconds of everything in a network that is no site.
-
-    Args:
-        measure: None where the backend runs no whole networks: then nothing is known of it.
-        original: The untransformed network.
-        kernels_s: The sum of its sites, in seconds.
-    """
-    if measure is None:
-        return 0.0
-    outcome = measure({ORIGINAL: original})[ORIGINAL]
-    if isinstance(outcome, NetworkTimes):
-        # The fastest round: what else the machine does must not count for the whole search.
-        return max(0.0, min(outcome.times_s) - kernels_s)
-    logger.warning(
-        "the original network could not be measured end to end (%s: %s); latencies are sums of "
-        "kernels only",
-        outcome.kind.value,
-        outcome.message,
-    )
-    return 0.0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from backends.store import MeasurementStore
 from engine.capacity.base import CapacityMetric
 from engine.evaluation import CAPACITY, OK, PARAMETERS, Evaluation
 from engine.kernels import Between, Kernels
+from engine.latency import LatencyModel
 from engine.stages import Stages
 from genomes.errors import IllegalTransformation
 from genomes.genome import Genome, replay
@@ -123,7 +124,7 @@ class Evaluator:
         kernels: Knows latencies; those of the original are already measured.
         store: Remembers capacities for other runs.
         objective: What is minimised.
-        rest_s: Latency of everything in the network that is no site, in seconds.
+        model: Tells the latency of a network from the sum of its kernels.
         stages: Counts the seconds of the capacity.
 
     Attributes:
@@ -137,7 +138,7 @@ class Evaluator:
         kernels: Kernels,
         store: MeasurementStore,
         objective: Objective,
-        rest_s: float,
+        model: LatencyModel,
         stages: Stages,
     ) -> None:
         self.objective = objective
@@ -146,7 +147,7 @@ class Evaluator:
         self._metric = metric
         self._kernels = kernels
         self._store = store
-        self._rest_s = rest_s
+        self._model = model
         self._stages = stages
         self._scores = {Genome().key: objective.original_capacity}
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -277,7 +278,7 @@ class Evaluator:
                 parameters=parameters,
                 message=f"capacity {capacity:.6g} of {self.objective.original_capacity:.6g}",
             )
-        latency_s = self._rest_s
+        kernels_s = 0.0
         for site in self._sites:
             outcome = self._kernels.best(candidate.nests[site.name])
             if isinstance(outcome, Failed):
@@ -290,6 +291,7 @@ class Evaluator:
                     parameters=parameters,
                     message=f"{site.name}: {outcome.message}",
                 )
-            latency_s += site.calls * outcome.median_s
+            kernels_s += site.calls * outcome.median_s
+        latency_s = self._model.latency_s(kernels_s)
         fitness = self.objective.fitness(latency_s, capacity, parameters)
         return Evaluation(genome, OK, fitness, latency_s, capacity, candidate.macs, parameters)

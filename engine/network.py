@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from backends.base import Backend, Failed, FailureKind, NetworkTarget
 from backends.registry import backend_type, create_backend
+from backends.timing.steady import CALM
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
 from engine.config import BackendConfig, ExperimentConfig, ModelConfig
@@ -38,8 +39,13 @@ PAUSE_S = 0.02
 SETTLE_S = 0.25
 """Each network runs for so long outside the clock before each of its turns: as long as it takes
 until its threads have found their cores again."""
+MOST_ATTEMPTS = 5
+"""Each turn is timed so often, at most, to find the machine at its full speed."""
 WEIGHTS = "weights_mb"
 """The option of a backend that says how many weights a network reads."""
+
+SIZE_STEPS = 16
+"""Weights are rounded up to multiples of such a part of the power of two above them."""
 
 MOST_WEIGHTS_MB = 64
 """What a worker keeps for them, at most; where the last cache is larger, they stay in it."""
@@ -74,7 +80,7 @@ class NetworkTimes:
     """End-to-end times of one network, transfers excluded.
 
     Attributes:
-        times_s: Seconds per call, one entry for each round.
+        times_s: Seconds per call, one entry for each round of the quieter half.
         error: Largest deviation from PyTorch, relative to the largest output.
     """
 
@@ -123,7 +129,8 @@ def search_backend(config: BackendConfig, sites: Sites) -> Backend:
         elements = sum(LoopNest.fresh(site.shape).parameters for site in sites.sites)
         needed_mb = 4 * elements / 2**20
         # Networks of similar size share their measurements.
-        rounded_mb = 1 << ceil(log2(needed_mb)) if needed_mb > 1 else 1
+        step_mb = max(1.0, 2.0 ** ceil(log2(needed_mb)) / SIZE_STEPS)
+        rounded_mb = int(step_mb * ceil(needed_mb / step_mb))
         options.setdefault(WEIGHTS, min(rounded_mb, MOST_WEIGHTS_MB))
     return create_backend(config.name, options)
 
@@ -180,7 +187,10 @@ def compile_variant(
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], object]], rounds: int, settle_s: float = SETTLE_S
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    settle_s: float = SETTLE_S,
+    slowdown: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Time functions in turns.
 
@@ -188,6 +198,8 @@ def interleaved(
         runs: Functions by name.
         rounds: Turns of each.
         settle_s: Each runs for so long outside the clock before each of its turns.
+        slowdown: Tells how fast the machine runs, as `Probe.slowdown`; a turn in which it was
+            disturbed is repeated. It must not leave threads behind that disturb the functions.
 
     Returns:
         For each function, seconds per call, one entry for each round.
@@ -209,11 +221,44 @@ def interleaved(
             run()
             while time.perf_counter() < settled:
                 run()
-            start = time.perf_counter()
-            for _ in range(counts[name]):
-                run()
-            times[name].append((time.perf_counter() - start) / counts[name])
+            times[name].append(_calm_s(run, counts[name], slowdown))
     return times
+
+
+def _calm_s(run: Callable[[], object], count: int, slowdown: Callable[[], float] | None) -> float:
+    """Seconds of one of `count` calls, by the least disturbed of some attempts."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        return (time.perf_counter() - start) / count
+
+    if slowdown is None:
+        return timed()
+    attempts: list[tuple[float, float]] = []
+    before = slowdown()
+    while not attempts or (min(attempts)[0] > CALM and len(attempts) < MOST_ATTEMPTS):
+        seconds, after = timed(), slowdown()
+        attempts.append((max(before, after), seconds))
+        before = after
+    return min(attempts)[1]
+
+
+def quiet(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """The quieter half of the turns: those in which all functions together were fast.
+
+    Caches and memory that others use, too, make everything slower for some turns.
+
+    Args:
+        times: From `interleaved`.
+    """
+    if not times:
+        return {}
+    relative = [[s / statistics.median(values) for s in values] for values in times.values()]
+    noise = [sum(turn) for turn in zip(*relative, strict=True)]
+    kept = sorted(range(len(noise)), key=lambda turn: noise[turn])[: ceil(len(noise) / 2)]
+    return {name: [values[turn] for turn in sorted(kept)] for name, values in times.items()}
 
 
 def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
@@ -228,7 +273,7 @@ def network_job(
     """Worker side of `measure_networks`."""
     import torch
 
-    from backends.kernel_job import apart
+    from backends.timing import apart, helpers
 
     torch.set_num_threads(1)
     config: ExperimentConfig = payload["config"]
@@ -249,7 +294,8 @@ def network_job(
             answers[name] = Failed(FailureKind.WRONG_RESULT, deviation)
     enter("run")
     with apart():
-        times = interleaved(runs, payload["rounds"])
+        slowdown = helpers(target.target).probe.slowdown
+        times = quiet(interleaved(runs, payload["rounds"], slowdown=slowdown))
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
     return answers
 

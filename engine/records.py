@@ -19,7 +19,7 @@ EndToEndOutcome = NetworkTimes | Failed | None
 
 
 def summary(evaluation: Evaluation, end_to_end: EndToEndOutcome = None) -> dict[str, Any]:
-    """The figures of one network; `latency_s` is the sum of its kernels and the fixed rest."""
+    """The figures of one network; `latency_s` is estimated from its kernels."""
     record: dict[str, Any] = {
         "latency_s": evaluation.latency_s,
         "capacity": evaluation.capacity,

@@ -107,7 +107,7 @@ def _head(result: Mapping[str, Any]) -> str:
         timed = "the whole network, compiled and measured end to end, in turns with the original"
     else:
         before, after = original["latency_s"], found["latency_s"]
-        timed = "the sum of the measured kernels and the fixed rest"
+        timed = "estimated from the measured kernels"
     times = f"{time_text(before)} → {time_text(after)}"
     return "\n".join([*lines, f"**{ratio_text(before, after)} faster**: {times} ({timed})."])
 
@@ -165,14 +165,14 @@ def _found(result: Mapping[str, Any]) -> str:
         row += [count_text(figures["macs"]), count_text(figures["parameters"])]
         rows.append(row)
     text = (
-        "*Kernels*: the sum of the measured kernels and the fixed rest, what the search "
-        "minimises. "
+        "*Kernels*: what the search minimises, the sum of the measured kernels, scaled to what "
+        "they take in the network, and the rest. "
     )
     if end_to_end:
         count = len(original.get("end_to_end_times_s", ()))
         text += (
             f"*End to end*: the whole network, median of {count} timings and their interquartile "
-            "range, all networks in turns in one process. "
+            "range, all networks in turns in one process, the quieter half of the turns. "
         )
     text += "*Capacity* is relative to the original; MACs and parameters are those of all sites."
     return "## What was found\n\n" + _table(head, rows) + "\n\n" + text

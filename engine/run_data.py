@@ -99,7 +99,7 @@ class Candidate:
 
     Attributes:
         number: Its place in the order of evaluation, from 1.
-        latency_s: Sum of its kernels and the rest.
+        latency_s: Estimated from its kernels.
         capacity_ratio: Relative to the original; None if it is not known.
         legal: Whether the capacity and enough parameters are kept.
     """

@@ -26,9 +26,9 @@ from engine.finalists import (
     choose_finalists,
     faster_first,
     measure_finalists,
-    rest_s,
 )
 from engine.fitness import Evaluator
+from engine.latency import LatencyModel, measured_model
 from engine.problem import Problem, open_problem
 from engine.records import final_metrics, finalist_metrics, history_record, result_record, summary
 from engine.runs import RunDir, write_atomic
@@ -181,17 +181,20 @@ class Search:
         self._rejected: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._before: Counter[str] = Counter()
-        self._rest_s = self._measured_rest_s() if saved is None else saved["rest_s"]
-        objective = replace(
-            problem.objective, original_s=problem.objective.original_s + self._rest_s
+        self._model = (
+            measured_model(problem)
+            if saved is None
+            else LatencyModel.from_json(saved["latency_model"])
         )
+        original_s = self._model.latency_s(problem.objective.original_s)
+        objective = replace(problem.objective, original_s=original_s)
         self._evaluator = Evaluator(
             problem.sites.sites,
             problem.metric,
             problem.kernels,
             problem.store,
             objective,
-            self._rest_s,
+            self._model,
             problem.stages,
         )
         (self.original,) = self._evaluator.evaluate([Genome()])
@@ -199,11 +202,6 @@ class Search:
             self._restore(saved)
         # Lines of generations that no checkpoint knows are written again.
         run.rewind_history(self._generation)
-
-    def _measured_rest_s(self) -> float:
-        problem = self._problem
-        variant = problem.variant(Genome())
-        return rest_s(problem.measure_end_to_end, variant, problem.objective.original_s)
 
     @property
     def elapsed_s(self) -> float:
@@ -327,7 +325,7 @@ class Search:
             "stale": self._stale,
             "rejected": dict(self._rejected),
             "dropped": dict(self._dropped),
-            "rest_s": self._rest_s,
+            "latency_model": self._model.to_json(),
             "strategy": self._strategy.state(),
             "archive": self._archive.state(),
             "work": self._work(),
@@ -392,6 +390,7 @@ class Search:
             },
             "work": self._work(),
             "tuning": tuning.to_json(),
+            "latency_model": self._model.to_json(),
             "seconds": {"elapsed": self.elapsed_s, **dict(sorted(problem.stages.total.items()))},
         }
         found = best_finalist(finalists, times, self._evaluator.is_legal)

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
-
+from backends.timing.helpers import CHAINS, multiply_adds
 from genomes.nest import LoopNest
-
-CHAINS = 16
-"""Independent multiply-adds: enough to hide their latency, few enough for the registers."""
 
 STEPS = 50_000
 REPEATS = 50
@@ -51,47 +47,13 @@ def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bound
     """
     import torch
 
-    run = _multiply_adds(target, threads, lanes)
+    run = multiply_adds(target, threads, lanes, STEPS)
     macs = threads * CHAINS * lanes * STEPS
     source = torch.ones(COPIED_BYTES // 4)
     copy = torch.empty_like(source)
     return Bounds(
         macs / _fastest(run), 2 * COPIED_BYTES / _fastest(lambda: copy.copy_(source), 10 * REPEATS)
     )
-
-
-def _multiply_adds(target: Mapping[str, Any], threads: int, lanes: int) -> Callable[[], object]:
-    import tvm
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.target import Target
-    from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
-
-    from backends.lowering.blocks import argument, temporary
-    from backends.lowering.pipeline import build
-
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("main")
-        factor, term = argument("factor", (lanes,)), argument("term", (lanes,))
-        out = argument("out", (threads, CHAINS, lanes))
-        with T.parallel(0, threads) as thread, T.sblock("thread"):
-            sums = temporary("sums", (CHAINS, lanes))
-
-            def each(store: Callable[[Any, Any], object]) -> None:
-                with T.unroll(0, CHAINS) as chain, T.vectorized(0, lanes) as lane:
-                    store(chain, lane)
-
-            each(lambda i, x: T.buffer_store(sums, factor[x], [i, x]))
-            with T.serial(0, STEPS):
-                each(lambda i, x: T.buffer_store(sums, sums[i, x] * factor[x] + term[x], [i, x]))
-            each(lambda i, x: T.buffer_store(out, sums[i, x], [thread, i, x]))
-    module = build(tvm.IRModule({"main": builder.get()}), Target(dict(target)))
-    arrays = (
-        np.full(lanes, 0.999, np.float32),
-        np.full(lanes, 0.001, np.float32),
-        np.empty((threads, CHAINS, lanes), np.float32),
-    )
-    arguments = [tvm.runtime.tensor(array) for array in arrays]
-    return lambda: module["main"](*arguments)
 
 
 def _fastest(run: Callable[[], object], repeats: int = REPEATS) -> float:

@@ -6,7 +6,7 @@ Every kernel is compiled, compared with PyTorch on random input, and timed in tu
 Runtime and PyTorch, which run the same function as a module, and with the kernels that TVM's
 MetaSchedule found in 64 and in 256 trials where they are recorded (`engine.bench.metaschedule`),
 all in this process.  A kernel has the schedule recorded in the file of schedules; `--tune` first
-measures the backend's proposals for every workload and records the fastest.  Where the file has
+tunes every workload, with `--measurements` each, and records what it finds.  Where the file has
 none, the kernel has the default schedule.
 
 Shown is the fastest of the rounds: kernels of some microseconds suffer whenever the scheduler
@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     parser = command.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="twelve workloads")
-    parser.add_argument("--tune", action="store_true", help="measure proposals and record them")
+    parser.add_argument("--tune", action="store_true", help="tune and record the schedules")
+    parser.add_argument("--measurements", type=int, default=32, help="for each workload")
     parser.add_argument("--schedules", type=Path, default=SCHEDULES)
     parser.add_argument("--metaschedule", type=Path, default=metaschedule.RECORDS)
     parser.add_argument("--threads", type=int, default=2)
@@ -74,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    if options.measurements < 1:
+        parser.error("--measurements must be at least 1")
     peers.share_process(options.threads)
     return command.run(
         "kernels", lambda console: _benchmark(options, console), kernel_report.TARGETS
@@ -91,7 +94,7 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with create_backend("cpu", {"threads": options.threads}) as backend:
         schedules = _read(options.schedules)
         if options.tune:
-            _tune(chosen, backend, schedules, console)
+            _tune(chosen, backend, options.measurements, schedules, console)
             _write(options.schedules, schedules)
         network = backend.network_target()
         assert network is not None
@@ -188,27 +191,25 @@ def _scheduled(workload: Workload, schedules: Mapping[str, Genome], backend: Bac
 def _tune(
     chosen: Sequence[Workload],
     backend: Backend,
+    measurements: int,
     schedules: dict[str, Genome],
     console: Console,
 ) -> None:
-    from backends.base import Measured
+    """Tune every workload, each with what those before it have taught the ranking."""
+    from backends.tuning import Sample, tune
 
     start, count = time.perf_counter(), 0
+    samples: list[Sample] = []
     for workload in chosen:
-        proposals = backend.schedule_candidates(workload.nest)
-        outcomes = backend.measure(proposals)
-        count += len(proposals)
-        timed = [
-            (min(outcome.times_s), nest)
-            for outcome, nest in zip(outcomes, proposals, strict=True)
-            if isinstance(outcome, Measured)
-        ]
-        if not timed:
-            raise BenchError(f"no proposed schedule of {workload.name} works: {outcomes[0]}")
-        best_s, best = min(timed, key=lambda pair: pair[0])
-        genes: tuple[Gene, ...] = tuple(g for s in best.statements for g in s.schedule_genes)
+        tuned = tune(backend, workload.nest, measurements, samples=samples)
+        samples.extend(tuned.samples(backend))
+        count += tuned.measurements
+        genes: tuple[Gene, ...] = tuple(g for s in tuned.nest.statements for g in s.schedule_genes)
         schedules[workload.name] = Genome.of({workload.name: genes})
-        console.print(f"{workload.name}: {1e6 * best_s:.1f} us, the best of {len(timed)}")
+        console.print(
+            f"{workload.name}: {1e6 * tuned.latency_s:.1f} us after {tuned.measurements} "
+            f"measurements ({1e6 * tuned.proposed_s:.1f} us before the ranking learned)"
+        )
     seconds = time.perf_counter() - start
     console.print(f"{count} measurements in {seconds:.0f} s")
 

@@ -134,7 +134,7 @@ def figures(result: Mapping[str, Any]) -> Table:
     original, found = result["original"], result["found"]
     rows: list[tuple[str, str, Callable[[float | None], str]]] = [
         ("latency, end to end", "end_to_end_s", time_text),
-        ("latency, sum of kernels and rest", "latency_s", time_text),
+        ("latency, estimated from kernels", "latency_s", time_text),
         ("multiply-accumulates", "macs", count_text),
         ("parameters of the sites", "parameters", count_text),
         ("capacity", "capacity", _capacity_text),

@@ -12,6 +12,7 @@ from engine.capacity.base import Score
 from engine.evaluation import CAPACITY, OK, PARAMETERS
 from engine.fitness import FAILURE_FACTOR, ILLEGAL, Evaluator, Objective
 from engine.kernels import Kernels
+from engine.latency import LatencyModel
 from engine.stages import Stages
 from engine.strategies.conformance import small_space
 from genomes.gene import Gene
@@ -45,13 +46,22 @@ class Asked(TableBackend):
 class Setup:
     """An evaluator with its parts in reach."""
 
-    def __init__(self, path, mode="constrained", tolerance=0.0, rest_s=0.0, share=0.0, **failures):
+    def __init__(
+        self,
+        path,
+        mode="constrained",
+        tolerance=0.0,
+        scale=1.0,
+        rest_s=0.0,
+        share=0.0,
+        **failures,
+    ):
         self.store = MeasurementStore(path / "store.sqlite")
         self.inner = Asked(TableOptions(failures=failures))
         self.stages = Stages()
         self.kernels = Kernels(StoredBackend(self.inner, self.store), 2, self.stages)
         self.metric = ParameterMetric(SITES)
-        self.rest_s = rest_s
+        self.model = LatencyModel(scale, rest_s)
         self.original_s = self.latency_s(Genome()) if not failures else 1.0
         self.objective = Objective(
             mode,
@@ -68,20 +78,20 @@ class Setup:
             self.kernels,
             self.store,
             self.objective,
-            rest_s,
+            self.model,
             self.stages,
         )
 
     def latency_s(self, genome):
         """By hand: the rest, and the fastest of two schedules of every site."""
-        total = self.rest_s
+        total = 0.0
         for site in SPACE.sites:
             nest = replay(site.shape, genome.genes(site.name))
             kernels = [nest]
             if not any(s.has_schedule for s in nest.statements):
                 kernels = self.inner.schedule_candidates(nest)[:2]
             total += site.calls * min(o.median_s for o in TableBackend().measure(kernels))
-        return total
+        return self.model.scale * total + self.model.rest_s
 
 
 @pytest.fixture
@@ -102,7 +112,7 @@ def test_the_original(setup):
 
 
 def test_a_legal_candidate_is_measured_with_all_calls_and_the_rest(tmp_path):
-    setup = Setup(tmp_path, rest_s=1e-3)
+    setup = Setup(tmp_path, scale=1.1, rest_s=1e-3)
     (untied,) = setup.evaluator.evaluate([UNTIED])
     assert untied.status == OK
     assert untied.latency_s == pytest.approx(setup.latency_s(UNTIED), rel=1e-12)

@@ -15,6 +15,7 @@ from engine.network import (
     laid_out,
     measure_networks,
     network_schedules,
+    quiet,
 )
 from genomes.errors import ModelError
 from genomes.gene import Gene
@@ -78,6 +79,27 @@ def test_functions_are_timed_in_turns() -> None:
     assert [len(values) for values in times.values()] == [4, 4]
     turns = [n for n, before in zip(calls[4:], ["", *calls[4:]], strict=False) if n != before]
     assert turns == ["a", "b"] * 4
+
+
+def test_a_disturbed_turn_is_repeated() -> None:
+    calls: list[str] = []
+    # Before and after the first attempt, after the second: the second is undisturbed.
+    slowdowns = iter([1.0, 1.4, 1.0])
+    run = {"a": lambda: calls.append("a")}
+    times = interleaved(run, 1, settle_s=0, slowdown=lambda: next(slowdowns, 1.0))
+    assert next(slowdowns, None) is None
+    assert len(times["a"]) == 1
+    undisturbed = list(calls)
+    calls.clear()
+    interleaved(run, 1, settle_s=0, slowdown=lambda: 1.0)
+    assert len(undisturbed) > 1.5 * len(calls)
+
+
+def test_turns_in_which_everything_is_slow_are_left_out() -> None:
+    times = {"a": [1.0, 1.5, 1.1, 1.0, 9.0], "b": [10.0, 14.0, 10.1, 10.2, 10.0]}
+    assert quiet(times) == {"a": [1.0, 1.1, 1.0], "b": [10.0, 10.1, 10.2]}
+    assert quiet({"a": [2.0]}) == {"a": [2.0]}
+    assert quiet({}) == {}
 
 
 def test_weights_come_from_the_seed_or_from_a_file(tmp_path, config) -> None:

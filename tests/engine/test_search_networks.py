@@ -40,7 +40,7 @@ class TestEndToEnd:
         assert record["original"]["end_to_end_s"] == 1.0
         assert record["found"]["end_to_end_s"] == 0.5
         assert [list(variants) for variants in asked] == [
-            ["original"],
+            ["original", "small"],
             ["original", "finalist-1", "finalist-2", "finalist-3"],
         ]
         assert all(variant.schedules for variant in asked[1].values())

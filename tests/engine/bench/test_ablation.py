@@ -51,7 +51,16 @@ def test_an_unknown_network_is_one_line(
 @pytest.mark.slow
 def test_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "workloads", lambda: (Workload("64 channels", NEST, True),))
-    options = ["--networks", "resnet20_cifar", "--rounds", "2", "--measurements", "2"]
+    options = [
+        "--networks",
+        "resnet20_cifar",
+        "--rounds",
+        "2",
+        "--measurements",
+        "2",
+        "--builds",
+        "2",
+    ]
     assert ablation.main(options) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["learned_ranking"] > 0
@@ -60,4 +69,5 @@ def test_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         "packed weights",
         "choice of tiles",
         "fused epilogues",
+        "builds_apart",
     }

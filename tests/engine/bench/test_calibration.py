@@ -36,12 +36,15 @@ def experiment(folder: Path, backend: str) -> Path:
 
 
 def test_candidates_are_measured_both_ways(tmp_path, capfd) -> None:
-    assert main([str(experiment(tmp_path, "cpu")), "--candidates", "2"]) == 0
+    options = ["--candidates", "2", "--builds", "2", "--rounds", "2"]
+    assert main([str(experiment(tmp_path, "cpu")), *options]) == 0
     out = capfd.readouterr().out
-    assert "the fixed rest takes" in out
+    assert "times as long in the network; the rest takes" in " ".join(out.split())
+    assert "measured 2 of 2 builds" in out
     report = json.loads(out.splitlines()[-1])
     assert report["candidates"] == 2
     assert report["spearman"] in (-1, 1)
+    assert report["repeatability"] in (-1, 1)
     assert report["median_error"] >= 0
 
 

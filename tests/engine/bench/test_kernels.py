@@ -37,7 +37,8 @@ def test_the_bound_is_the_larger_of_the_two() -> None:
 def test_one_workload_is_tuned_recorded_and_compared(tmp_path, capfd) -> None:
     schedules = tmp_path / "schedules.json"
     options = ["--only", SMALL, "--rounds", "1", "--threads", "1", "--schedules", str(schedules)]
-    assert main([*options, "--tune"]) == 0
+    assert main([*options, "--tune", "--measurements", "4"]) == 0
+    assert "us after 4 measurements" in capfd.readouterr().out
     recorded = json.loads(schedules.read_text())
     assert list(recorded) == [SMALL]
     assert main(options) == 0

@@ -78,7 +78,7 @@ class TestShow:
         assert "finished: all generations are done" in text
         assert "device: latency table (modelled, not measured)" in text
         before, after = record["original"]["latency_s"], record["found"]["latency_s"]
-        (line,) = [x for x in text.splitlines() if "sum of kernels" in x]
+        (line,) = [x for x in text.splitlines() if "estimated from kernels" in x]
         assert line.split()[-1] == f"{before / after:.2f}x"
         for site in record["sites"]:
             line = row(text, site["name"])

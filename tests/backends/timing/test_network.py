@@ -1,4 +1,4 @@
-"""Kernels that find their weights as in a network: elsewhere each time, and never misaligned."""
+"""Kernels that find their operands as in a network: new each time, and never misaligned."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import tvm
 
 from backends.base import Measured, MeasureOptions
-from backends.cold import ALIGNMENT, lost_s
 from backends.cpu import CpuBackend, CpuOptions
 from backends.kernel_job import KernelJob, run
 from backends.lowering import default_schedule
+from backends.timing import helpers
+from backends.timing.network import ALIGNMENT, LINE, lost_s
 from genomes.nest import ConvShape, LoopNest
 from tests.backends.lowering.kernels import AVX512, TARGET
 
@@ -31,13 +32,17 @@ class Reader:
         assert [w.shape for w in weights] == [(64, 100), (7,)]
 
 
+def nothing(_lines: Any) -> None:
+    pass
+
+
 def arguments(*shapes: tuple[int, ...]) -> list[Any]:
     return [tvm.runtime.tensor(np.zeros(shape, np.float32)) for shape in shapes]
 
 
 def test_weights_are_read_from_everywhere_in_turns() -> None:
     reader = Reader()
-    assert lost_s(reader, arguments((1,), (64, 100), (7,), (1,)), POOL) >= 0
+    assert lost_s(reader, arguments((1,), (64, 100), (7,), (1,)), POOL, nothing) >= 0
     firsts = {place[0] for place in reader.places}
     assert len(firsts) > 20
     assert max(firsts) - min(firsts) > POOL // 2
@@ -46,19 +51,44 @@ def test_weights_are_read_from_everywhere_in_turns() -> None:
 def test_weights_larger_than_those_of_the_network_are_read_too() -> None:
     shape = (2 * POOL,)
     seen = []
-    lost_s(lambda *a: seen.append(a[1].shape), arguments((1,), shape, (1,)), POOL)
+    lost_s(lambda *a: seen.append(a[1].shape), arguments((1,), shape, (1,)), POOL, nothing)
     assert {tuple(s) for s in seen} == {shape}
 
 
 def test_everything_is_aligned() -> None:
     places = []
 
-    def call(_x: Any, first: Any, second: Any, _y: Any) -> None:
-        places.extend(np.from_dlpack(w).ctypes.data for w in (first, second))
+    def call(*operands: Any) -> None:
+        places.extend(np.from_dlpack(operand).ctypes.data for operand in operands[:-1])
 
-    lost_s(call, arguments((1,), (64, 100), (7,), (1,)), POOL)
-    # The first call has the weights that TVM has allocated.
-    assert all(place % ALIGNMENT == 0 for place in places[2:])
+    lost_s(call, arguments((1,), (64, 100), (7,), (1,)), POOL, nothing)
+    # The first call has the operands that TVM has allocated.
+    assert all(place % ALIGNMENT == 0 for place in places[3:])
+
+
+def test_the_input_is_written_before_each_call() -> None:
+    filled: list[np.ndarray] = []
+    fresh = []
+
+    def fill(lines: Any) -> None:
+        filled.append(np.from_dlpack(lines))
+        filled[-1][...] = len(filled)
+
+    def call(x: Any, *_: Any) -> None:
+        array = np.from_dlpack(x)
+        assert array.shape == (3, 7)
+        fresh.append(len(filled) > 0 and bool((array == len(filled)).all()))
+
+    assert lost_s(call, arguments((3, 7), (5,), (1,)), POOL, fill) >= 0
+    assert filled[0].shape == (2, LINE)
+    assert not fresh[0]
+    assert sum(fresh) > len(fresh) / 3
+
+
+def test_the_helper_writes_every_line() -> None:
+    lines = tvm.runtime.tensor(np.zeros((1000, LINE), np.float32))
+    helpers(TARGET).fill(lines)
+    assert (lines.numpy() == 1).all()
 
 
 def test_a_kernel_is_measured_with_what_it_loses() -> None:

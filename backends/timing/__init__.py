@@ -1,0 +1,10 @@
+"""Timing of kernels: alone and undisturbed, and what they lose in a network."""
+
+from __future__ import annotations
+
+from backends.timing.helpers import Helpers, helpers
+from backends.timing.network import lost_s
+from backends.timing.placement import apart
+from backends.timing.steady import Probe, steady
+
+__all__ = ["Helpers", "Probe", "apart", "helpers", "lost_s", "steady"]

@@ -1,0 +1,110 @@
+"""Kernels that are run beside those that are timed."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends.timing.steady import Probe
+
+CHAINS = 16
+"""Independent multiply-adds: enough to hide their latency, few enough for the registers."""
+
+PROBE_STEPS = 5000
+LINE = 16
+"""float32 in a line of a cache."""
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """What a worker needs to time kernels.
+
+    Attributes:
+        probe: Tells whether the machine runs at its full speed.
+        fill: Writes a tensor of shape (lines, `LINE`), each thread its share of the lines.
+    """
+
+    probe: Probe
+    fill: Callable[[Any], object]
+
+
+def helpers(target: Mapping[str, Any]) -> Helpers:
+    """Those for a CPU, built once in a process; `target` is as TVM takes it, with `num-cores`."""
+    return _helpers(json.dumps(dict(target), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4)
+def _helpers(target_text: str) -> Helpers:
+    from backends.devices import cpu_features
+
+    target = json.loads(target_text)
+    threads = int(target.get("num-cores", 1))
+    lanes = cpu_features(target, threads).lanes
+    probes = (multiply_adds(target, count, lanes, PROBE_STEPS) for count in (threads, 1))
+    return Helpers(Probe(*probes), _fill(target))
+
+
+def multiply_adds(
+    target: Mapping[str, Any], threads: int, lanes: int, steps: int
+) -> Callable[[], object]:
+    """A function that does `CHAINS * steps` multiply-adds of vectors on every thread.
+
+    Args:
+        target: TVM's description of the CPU.
+        threads: How many run it.
+        lanes: float32 in a vector register.
+        steps: Multiply-adds that depend on each other.
+    """
+    import tvm
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.target import Target
+    from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
+
+    from backends.lowering.blocks import argument, temporary
+    from backends.lowering.pipeline import build
+
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        factor, term = argument("factor", (lanes,)), argument("term", (lanes,))
+        out = argument("out", (threads, CHAINS, lanes))
+        with T.parallel(0, threads) as thread, T.sblock("thread"):
+            sums = temporary("sums", (CHAINS, lanes))
+
+            def each(store: Callable[[Any, Any], object]) -> None:
+                with T.unroll(0, CHAINS) as chain, T.vectorized(0, lanes) as lane:
+                    store(chain, lane)
+
+            each(lambda i, x: T.buffer_store(sums, factor[x], [i, x]))
+            with T.serial(0, steps):
+                each(lambda i, x: T.buffer_store(sums, sums[i, x] * factor[x] + term[x], [i, x]))
+            each(lambda i, x: T.buffer_store(out, sums[i, x], [thread, i, x]))
+    module = build(tvm.IRModule({"main": builder.get()}), Target(dict(target)))
+    arrays = (
+        np.full(lanes, 0.999, np.float32),
+        np.full(lanes, 0.001, np.float32),
+        np.empty((threads, CHAINS, lanes), np.float32),
+    )
+    arguments = [tvm.runtime.tensor(array) for array in arrays]
+    call = module["main"]
+    return lambda: call(*arguments)
+
+
+def _fill(target: Mapping[str, Any]) -> Callable[[Any], object]:
+    from tvm import s_tir, te, tirx
+    from tvm.target import Target
+
+    from backends.lowering.pipeline import build
+
+    lines = te.var("lines")
+    filled = te.compute((lines, LINE), lambda _line, _lane: tirx.FloatImm("float32", 1.0))
+    sch = s_tir.Schedule(te.create_prim_func([filled]).with_attr("global_symbol", "main"))
+    line, lane = sch.get_loops(sch.get_sblock("compute"))
+    sch.parallel(line)
+    sch.vectorize(lane)
+    call: Callable[[Any], object] = build(sch.mod, Target(dict(target)))["main"]
+    return call

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+import threading
+
+from backends.timing import apart
+
+
+def test_the_timed_thread_stays_off_the_cores_of_bound_ones():
+    usable = os.sched_getaffinity(0)
+    core = max(usable)
+    bound, done = threading.Event(), threading.Event()
+
+    def wait_bound() -> None:
+        os.sched_setaffinity(0, {core})
+        bound.set()
+        done.wait()
+
+    thread = threading.Thread(target=wait_bound)
+    thread.start()
+    try:
+        bound.wait()
+        with apart():
+            assert os.sched_getaffinity(0) == (usable - {core} or usable)
+        assert os.sched_getaffinity(0) == usable
+    finally:
+        done.set()
+        thread.join()
+    with apart():
+        assert os.sched_getaffinity(0) == usable

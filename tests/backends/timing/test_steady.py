@@ -1,0 +1,139 @@
+"""Timings on a machine that others disturb."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.timing import Probe, helpers, steady
+from backends.timing.steady import MOST
+from tests.backends.lowering.kernels import TARGET
+
+
+def given_in_turn(values: Iterator[float]) -> Callable[[], float]:
+    return lambda: next(values)
+
+
+def repeated(*values: float) -> Callable[[], float]:
+    return given_in_turn(itertools.cycle(values))
+
+
+def test_a_quiet_machine_is_asked_no_more_often_than_wanted() -> None:
+    times = iter([3.0, 3.01, 3.1, 3.02, 3.03])
+    assert steady(given_in_turn(times), repeated(1.0), 5) == (3.0, 3.01, 3.1, 3.02, 3.03)
+    assert next(times, None) is None
+
+
+def test_timings_between_slow_probes_are_left_out() -> None:
+    # Before the first timing and after each: the second and third are beside a slow probe.
+    slowdowns = given_in_turn(iter([1.0, 1.01, 1.3, 1.0, 1.0, 1.02]))
+    times = given_in_turn(iter([2.0, 1.9, 2.0, 2.01, 2.02]))
+    assert steady(times, slowdowns, 3) == (2.0, 2.01, 2.02)
+
+
+def test_a_timing_that_was_interrupted_is_left_out() -> None:
+    assert steady(repeated(90.0, 2.0, 2.0, 2.0), repeated(1.0), 3) == (2.0, 2.0, 2.0)
+
+
+def test_a_machine_without_rest_gives_the_fastest_timings() -> None:
+    times = list(range(100, 100 + 3 * MOST))
+    assert steady(given_in_turn(iter(times[::-1])), repeated(2.0), 3) == (100, 101, 102)
+
+
+@pytest.mark.parametrize(
+    ("hopeless_s", "kept"), [(None, (5.0, 5.0, 5.0)), (4.0, (5.0,)), (6.0, (5.0, 5.0, 5.0))]
+)
+def test_one_timing_of_a_hopeless_kernel_is_kept(hopeless_s, kept) -> None:
+    assert steady(repeated(9.0, 5.0, 5.0, 5.0), repeated(1.0), 3, hopeless_s) == kept
+
+
+@given(
+    st.lists(st.floats(1e-6, 1e-3), min_size=4 * MOST, max_size=4 * MOST),
+    st.lists(st.floats(1.0, 3.0), min_size=4 * MOST + 1, max_size=4 * MOST + 1),
+    st.integers(1, 4),
+)
+def test_as_many_as_wanted_come_back_and_all_were_measured(times, slowdowns, repeats) -> None:
+    kept = steady(given_in_turn(iter(times)), given_in_turn(iter(slowdowns)), repeats)
+    assert len(kept) == repeats
+    assert all(kept.count(t) <= times.count(t) for t in kept)
+
+
+class Machine:
+    """Calls that take as long as the machine says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s, self.slow = 0.0, 1.0
+        self.slept_s = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.slept_s += seconds
+
+    def call(self) -> None:
+        self.now_s += 1e-5 * self.slow
+
+    def alone(self) -> None:
+        self.now_s += 1e-5
+
+
+@pytest.fixture
+def machine(monkeypatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_the_probe_compares_with_the_least_that_it_ever_took(machine) -> None:
+    probe = Probe(machine.call, machine.alone)
+    for slow, expected in [(1.2, 1.0), (1.2, 1.0), (1.0, 1.0), (1.2, 1.2), (1.0, 1.0)]:
+        machine.slow = slow
+        assert probe.slowdown() == pytest.approx(expected)
+    assert machine.slept_s == 0
+
+
+def test_missing_cores_are_waited_for_but_not_for_ever(machine) -> None:
+    probe = Probe(machine.call, machine.alone)
+    probe.slowdown()
+    machine.slow = 2.0
+    waited_for = probe.slowdown()
+    assert waited_for == pytest.approx(2.0)
+    assert machine.slept_s == pytest.approx(30.0, abs=0.1)
+    before_s = machine.slept_s
+    probe.slowdown()
+    assert machine.slept_s == before_s
+
+
+def test_a_probe_that_starts_without_its_cores_waits_for_them(machine) -> None:
+    machine.slow = 2.0
+    calls = itertools.count()
+
+    def call() -> None:
+        machine.slow = 2.0 if next(calls) < 250 else 1.0
+        machine.call()
+
+    probe = Probe(call, machine.alone)
+    assert probe.slowdown() == pytest.approx(1.0)
+    assert next(calls) > 250
+
+
+def test_forked_processes_share_what_the_probe_knows() -> None:
+    probe = Probe(lambda: time.sleep(1e-4), lambda: None)
+    child = os.fork()
+    if child == 0:
+        probe.slowdown()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert 0 < probe._least_and_waited_s[0] < 0.1
+
+
+def test_the_helper_is_a_probe_of_this_machine() -> None:
+    beside = helpers(TARGET)
+    assert helpers(dict(reversed(TARGET.items()))) is beside
+    assert beside.probe.slowdown() >= 1.0
