@@ -312,7 +312,7 @@ def measure_networks(
         config: Names the network and its input shape.
         variants: What is measured, by name.
         target: From the backend.
-        rounds: Timings of each network.
+        rounds: Timings of each network, of which the quieter half is kept.
 
     Returns:
         One answer for each variant: a network that crashes, hangs or computes something else

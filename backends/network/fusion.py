@@ -247,11 +247,25 @@ def _replace_tensor(program: torch.export.ExportedProgram, node: fx.Node, new: T
     node.meta["val"] = node.meta["val"].new_empty(new.shape)
 
 
+def change_constant(
+    program: torch.export.ExportedProgram, node: fx.Node, change: Callable[[Tensor], Tensor]
+) -> bool:
+    """Change the tensor of a placeholder; False where it is an input of the network, or none."""
+    if node.name not in _constant_names(program):
+        return False
+    _replace_tensor(program, node, change(_tensors(program)(node)))
+    return True
+
+
+def _constant_names(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """The names of tensors by the names of their placeholders."""
+    signature = program.graph_signature
+    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+
 def _holder(program: torch.export.ExportedProgram, node: fx.Node) -> tuple[str, dict[str, Any]]:
     """The name of a placeholder's tensor, and where it is kept under that name."""
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    name = names[node.name]
+    name = _constant_names(program)[node.name]
     return name, program.state_dict if name in program.state_dict else program.constants
 
 

@@ -8,6 +8,7 @@ converted where it goes from one to the other.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from backends.network.capture import capture
-from backends.network.fusion import CapturedNetwork, is_site
+from backends.network.fusion import CapturedNetwork, change_constant, is_site
 from genomes.sites import Site, Sites
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def choose_layouts(captured: CapturedNetwork, lanes: int) -> None:
     chosen = _Classes(graph).layouts(lanes)
     _set_kernels(captured, chosen)
     _convert(captured, chosen)
+    _pack_constants(captured.program)
 
 
 def _tied(node: fx.Node) -> list[fx.Node]:
@@ -240,3 +242,19 @@ def _convert(captured: CapturedNetwork, chosen: Mapping[fx.Node, int]) -> None:
                 node.replace_input_with(operand, read)
         if lanes:
             node.meta[LANES] = lanes
+
+
+def _pack_constants(program: torch.export.ExportedProgram) -> None:
+    """Pack constants that are read packed only; TVM would compile a function to fold each."""
+    graph = program.graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=pack):
+        holder, lanes = node.args
+        if set(holder.users) == {node} and change_constant(
+            program, holder, functools.partial(_packed, lanes=lanes)
+        ):
+            node.replace_all_uses_with(holder)
+            graph.erase_node(node)
+
+
+def _packed(x: Tensor, lanes: int) -> Tensor:
+    return pack(x, lanes).contiguous()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from engine.checkpoint import VERSION, CheckpointError, load_checkpoint, save_checkpoint
 
 STATE = {"generation": 3, "numbers": [1, 0.1, 1e-300, 2**80], "text": "ü", "none": None}
 
@@ -33,7 +33,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(path):
 def test_the_file_is_json_for_everybody(path):
     data = json.loads(path.read_text())
     assert data["format"] == "loopgene-checkpoint"
-    assert data["version"] == 1
+    assert data["version"] == VERSION
     assert data["state"] == STATE
 
 
@@ -64,8 +64,10 @@ def test_a_changed_digit_is_noticed(path):
 
 
 def test_a_newer_version_is_refused(path):
-    path.write_text(path.read_text().replace('"version":1', '"version":2'))
-    with pytest.raises(CheckpointError, match="version 2 and this LoopGene reads 1"):
+    path.write_text(path.read_text().replace(f'"version":{VERSION}', f'"version":{VERSION + 1}'))
+    with pytest.raises(
+        CheckpointError, match=f"version {VERSION + 1} and this LoopGene reads {VERSION}"
+    ):
         load_checkpoint(path, "abc")
 
 

@@ -14,7 +14,7 @@ from genomes.genome import Genome
 from tests.engine.toys import experiment
 
 
-@given(st.floats(0.8, 1.5), st.floats(0.0, 1e-3), st.floats(1e-4, 1e-2), st.floats(0.05, 0.7))
+@given(st.floats(0.81, 1.49), st.floats(0.0, 1e-3), st.floats(1e-4, 1e-2), st.floats(0.05, 0.7))
 def test_two_networks_tell_scale_and_rest(scale, rest_s, kernels_s, share) -> None:
     true = LatencyModel(scale, rest_s)
     small_s = share * kernels_s
