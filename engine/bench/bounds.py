@@ -24,10 +24,13 @@ class Bounds:
     Attributes:
         macs_per_s: Multiply-adds per second, all threads.
         bytes_per_s: Bytes read and written per second from the last cache, all threads.
+        call_s: Seconds of a call that does next to nothing on all threads; no kernel is faster,
+            though that is not part of its bound.
     """
 
     macs_per_s: float
     bytes_per_s: float
+    call_s: float = 0.0
 
     def seconds(self, nest: LoopNest) -> tuple[float, str]:
         """The least time of a kernel in seconds, and what sets it: arithmetic or bandwidth."""
@@ -52,7 +55,9 @@ def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bound
     source = torch.ones(COPIED_BYTES // 4)
     copy = torch.empty_like(source)
     return Bounds(
-        macs / _fastest(run), 2 * COPIED_BYTES / _fastest(lambda: copy.copy_(source), 10 * REPEATS)
+        macs_per_s=macs / _fastest(run),
+        bytes_per_s=2 * COPIED_BYTES / _fastest(lambda: copy.copy_(source), 10 * REPEATS),
+        call_s=_fastest(multiply_adds(target, threads, lanes, 1), 100 * REPEATS),
     )
 
 

@@ -104,7 +104,8 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     bounds = measure_bounds(target, options.threads, lanes)
     console.print(
         f"measured peak {bounds.macs_per_s * 2e-9:.0f} GFLOP/s, "
-        f"bandwidth of the last cache {bounds.bytes_per_s * 1e-9:.0f} GB/s"
+        f"bandwidth of the last cache {bounds.bytes_per_s * 1e-9:.0f} GB/s; "
+        f"a call on all threads takes {1e6 * bounds.call_s:.1f} us"
     )
     tuned = metaschedule.records(target, options.metaschedule)
     count = sum(workload.name in tuned for workload in chosen)
