@@ -121,13 +121,19 @@ def time_kernel(
     """
     import tvm
 
-    least_ms = int(np.ceil(options.min_repeat_ms))
-    evaluator = kernel.module.time_evaluator(
-        "main", tvm.cpu(0), number=1, repeat=1, min_repeat_ms=least_ms
-    )
+    least_s = float("inf")
 
     def timed() -> float:
-        return float(evaluator(*arguments).results[0])
+        nonlocal least_s
+        if least_s == float("inf"):  # TVM finds out how often it has to be called
+            often = {"number": 1, "min_repeat_ms": int(np.ceil(options.min_repeat_ms))}
+        else:
+            often = {"number": int(np.ceil(options.min_repeat_ms / 1e3 / least_s))}
+        evaluator = kernel.module.time_evaluator("main", tvm.cpu(0), repeat=1, **often)
+        seconds = float(evaluator(*arguments).results[0])
+        if seconds > 0:
+            least_s = min(least_s, seconds)
+        return seconds
 
     times_s = steady(timed, beside.probe.slowdown, options.repeats, hopeless_s)
     if not all(np.isfinite(seconds) and seconds > 0 for seconds in times_s):
