@@ -49,8 +49,8 @@ class Measured:
     """The times of one kernel on one device.
 
     Attributes:
-        times_s: Seconds per call, one entry for each repeat; fewer when the first of them showed
-            a kernel that is much slower than others of its workload.
+        times_s: Seconds per call, one entry for each repeat; fewer when time ran out, one of
+            a kernel that is clearly slower than others of its workload.
         stages_s: Seconds spent by stage: `build`, `check`, `measure`, `wait`.
     """
 

@@ -199,7 +199,7 @@ class CpuBackend(Backend):
             environment={
                 **self._environment(),
                 "TVM_THREAD_POOL_SPIN_COUNT": str(_SPINS),
-                # Whatever this process does: `kernel_job.apart` relies on it.
+                # Whatever this process does: `backends.timing.apart` relies on it.
                 "TVM_BIND_THREADS": "1",
             },
             jobs_per_worker=options.jobs_per_worker,

@@ -88,22 +88,27 @@ def measured_model(problem: Problem) -> LatencyModel:
     if small is not None:
         genomes[SMALL] = small
     times = measure({name: problem.variant(genome) for name, genome in genomes.items()})
-    points = {}
-    for name, genome in genomes.items():
-        outcome, kernels_s = times[name], _kernels_s(problem, genome)
+    whole = times[ORIGINAL]
+    if isinstance(whole, Failed):
+        logger.warning(
+            "the original network could not be measured end to end (%s: %s); latencies are sums "
+            "of kernels only",
+            whole.kind.value,
+            whole.message,
+        )
+        return LatencyModel()
+    point = None
+    if small is not None:
+        kernels_s, outcome = _kernels_s(problem, small), times[SMALL]
         if isinstance(outcome, NetworkTimes) and kernels_s is not None:
-            points[name] = (kernels_s, outcome.median_s)
-    if ORIGINAL in points:
-        return LatencyModel.through(points[ORIGINAL], points.get(SMALL))
-    outcome = times[ORIGINAL]
-    assert isinstance(outcome, Failed)
-    logger.warning(
-        "the original network could not be measured end to end (%s: %s); latencies are sums of "
-        "kernels only",
-        outcome.kind.value,
-        outcome.message,
-    )
-    return LatencyModel()
+            point = (kernels_s, outcome.median_s)
+        else:
+            logger.warning(
+                "a small network could not be measured (%s); kernels are taken to be as fast in "
+                "the network as alone",
+                outcome.message if isinstance(outcome, Failed) else "a kernel failed",
+            )
+    return LatencyModel.through((problem.objective.original_s, whole.median_s), point)
 
 
 def _small(problem: Problem) -> Genome | None:

@@ -50,9 +50,8 @@ SIZE_STEPS = 16
 MOST_WEIGHTS_MB = 64
 """What a worker keeps for them, at most; where the last cache is larger, they stay in it."""
 
-BUILD_LIMIT_S = 300.0
-"""Limit of compiling and checking one network."""
-RUN_LIMIT_S = 600.0
+LIMITS_S = {"build": 300.0, "run": 300.0}
+"""Limits of compiling and checking one network, and of timing it."""
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
@@ -129,8 +128,8 @@ def search_backend(config: BackendConfig, sites: Sites) -> Backend:
         elements = sum(LoopNest.fresh(site.shape).parameters for site in sites.sites)
         needed_mb = 4 * elements / 2**20
         # Networks of similar size share their measurements.
-        step_mb = max(1.0, 2.0 ** ceil(log2(needed_mb)) / SIZE_STEPS)
-        rounded_mb = int(step_mb * ceil(needed_mb / step_mb))
+        step_mb = max(1.0, 2.0 ** ceil(log2(max(needed_mb, 1.0))) / SIZE_STEPS)
+        rounded_mb = max(1, int(step_mb * ceil(needed_mb / step_mb)))
         options.setdefault(WEIGHTS, min(rounded_mb, MOST_WEIGHTS_MB))
     return create_backend(config.name, options)
 
@@ -320,7 +319,7 @@ def measure_networks(
     """
     spec = WorkerSpec(
         function="engine.network:network_job",
-        limits_s={"build": BUILD_LIMIT_S * len(variants), "run": RUN_LIMIT_S},
+        limits_s={name: s * len(variants) for name, s in LIMITS_S.items()},
         environment=target.environment,
     )
     payload = {"config": config, "target": target, "rounds": rounds}

@@ -31,6 +31,7 @@ def lost_s(
     arguments: Sequence[Any],
     weight_bytes: int,
     fill: Callable[[Any], object],
+    most_s: float = float("inf"),
 ) -> float:
     """Seconds per call that are lost between the other kernels of a network.
 
@@ -39,11 +40,14 @@ def lost_s(
         arguments: Input, weights, output; TVM tensors on the CPU.
         weight_bytes: Weights of the network, which are read in turns.
         fill: As in `Helpers`; writes the input before each call.
+        most_s: Nothing is measured that would take about that many seconds or more.
 
     Returns:
         The difference, not below zero, between calls that read the next weights of the network
-        and a new input each time and calls that read the same ones; of both the fastest of some
-        rounds.
+        and a new input each time and calls that read the same ones; of each the fastest of some
+        rounds, and writing the input alone taken off. What it takes to get the lines of the input
+        back from those that have read them counts: it is what writing the output takes in a
+        network. 0.0 for a kernel that is too slow to be called so often.
     """
     pool = _pool(weight_bytes)
     shapes = [tuple(int(e) for e in a.shape) for a in arguments[1:-1]]
@@ -52,6 +56,8 @@ def lost_s(
     call(*arguments)
     once_s = max(time.perf_counter() - start, 1e-7)
     count = min(max(FEWEST_CALLS, round(ROUND_S / once_s)), MOST_CALLS)
+    if 2 * ROUNDS * (count + 1) * once_s > most_s:
+        return 0.0
     same = [(data, *pool.take(shapes), arguments[-1])] * count
     lost, kept, filled = [], [], []
     fill(lines)

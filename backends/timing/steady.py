@@ -25,8 +25,11 @@ ONE_CORE = 1.5
 """A probe on all threads that takes so many times as long as one on one thread had not as many
 cores: those of a virtual machine may share one for a while."""
 
-FIRST_PATIENCE_S, PATIENCE_S = 2.0, 30.0
-"""So long is waited for the machine to give all its cores: at first, and in all afterwards."""
+FIRST_PATIENCE_S, PATIENCE_S, ALL_PATIENCE_S = 2.0, 0.5, 30.0
+"""So long is waited for the machine to give all its cores: at first, each time, and in all."""
+
+FORGET = 1.00005
+"""The least time of the probe grows by so much with every probe: machines get warm."""
 
 _FIRST_PROBES = 100
 _PROBES = 3
@@ -36,7 +39,7 @@ _PAUSE_S = 0.02
 class Probe:
     """A fixed computation that tells how fast the machine runs.
 
-    What it ever took at least, and how long was waited, is known to all processes that are
+    What it took at least, and how long was waited, is known to all processes that are
     forked from the one that made it.
 
     Args:
@@ -51,19 +54,23 @@ class Probe:
         self._least_and_waited_s = shared.cast("d")
 
     def slowdown(self) -> float:
-        """How many times as long the computation takes as it ever took at least.
+        """How many times as long the computation takes as it took at least, lately.
 
         Waits, but not for ever, while that is so much that cores are missing.
         """
-        while (now := self._slowdown()) > ONE_CORE and self._least_and_waited_s[1] < PATIENCE_S:
+        waited_s = 0.0
+        while (now := self._slowdown()) > ONE_CORE and waited_s < PATIENCE_S:
+            if self._least_and_waited_s[1] >= ALL_PATIENCE_S:
+                break
             time.sleep(_PAUSE_S)
+            waited_s += _PAUSE_S
             self._least_and_waited_s[1] += _PAUSE_S
         return now
 
     def _slowdown(self) -> float:
         least_s = self._least_and_waited_s[0] or self._first_s()
         now_s = _least_s(self._call, _PROBES)
-        self._least_and_waited_s[0] = min(least_s, now_s)
+        self._least_and_waited_s[0] = min(FORGET * least_s, now_s)
         return now_s / self._least_and_waited_s[0]
 
     def _first_s(self) -> float:
@@ -91,6 +98,7 @@ def steady(
     slowdown: Callable[[], float],
     repeats: int,
     hopeless_s: float | None = None,
+    most_s: float = float("inf"),
 ) -> tuple[float, ...]:
     """Timings of one kernel, the disturbed ones left out as far as that is possible.
 
@@ -98,22 +106,23 @@ def steady(
         timed: Gives one timing, in seconds per call.
         slowdown: How much slower than it can the machine runs, as `Probe.slowdown`.
         repeats: How many are wanted.
-        hopeless_s: A kernel that never takes less is not timed any longer.
+        hopeless_s: A kernel that takes longer while nothing disturbs it is not timed any longer.
+        most_s: No timing begins later than that many seconds after the first.
 
     Returns:
-        `repeats` timings that agree, or the fastest of many where the machine gave no rest; only
-        one of a hopeless kernel.
+        `repeats` timings that agree, or the fastest of many where the machine gave no rest; fewer
+        where time ran out, and only one of a hopeless kernel.
     """
     taken: list[tuple[float, float]] = []
     before = slowdown()
-    while len(taken) < MOST * repeats:
+    start = time.monotonic()
+    while len(taken) < MOST * repeats and (not taken or time.monotonic() - start < most_s):
         seconds, after = timed(), slowdown()
         taken.append((max(before, after), seconds))
         before = after
-        least_s = min(s for _, s in taken)
-        if hopeless_s is not None and least_s > hopeless_s and len(taken) >= HOPELESS_TIMINGS:
-            return (least_s,)
         calm = [s for slow, s in taken if slow <= CALM]
+        if hopeless_s is not None and len(calm) >= HOPELESS_TIMINGS and min(calm) > hopeless_s:
+            return (min(calm),)
         kept = [s for s in calm if s <= CALM * min(calm)]
         if len(kept) >= repeats:
             return tuple(kept)

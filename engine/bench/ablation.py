@@ -8,7 +8,7 @@ where their memory lies, so there are several of each, of which the fastest coun
 builds of the whole compiler are apart is printed too.  The learned ranking is judged by the
 kernels that tuning finds with so many measurements, with it and in the order of the estimate.
 The last line is one JSON object: how many times slower each network, and the kernels in geometric
-mean, are without a part.
+mean, are without a part, and `builds_apart`, the slowest build of a network by the fastest.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
+    if options.builds < 1:
+        parser.error("--builds must be at least 1")
     peers.share_process(options.threads)
     # PyTorch's own, one for each tree that torch.export copies.
     warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
@@ -92,8 +94,8 @@ def _network(
     torch.manual_seed(0)
     model, shape = load_model(name).eval(), (1, *get_model(name).input_shape)
     x = torch.randn(shape)
-    runs = {}
-    for variant, build in _variants(target).items():
+    runs, variants = {}, _variants(target)
+    for variant, build in variants.items():
         for number in range(options.builds):
             compiled = build(model, shape)
             _compare(name, variant, compiled, model, x)
@@ -101,7 +103,7 @@ def _network(
     fastest = {run: min(seconds) for run, seconds in interleaved(runs, options.rounds).items()}
     builds = {
         variant: [fastest[f"{variant} {number}"] for number in range(options.builds)]
-        for variant in _variants(target)
+        for variant in variants
     }
     least = {variant: min(seconds) for variant, seconds in builds.items()}
     table = Table("without", "ms", "times slower", "slowest build", title=name)

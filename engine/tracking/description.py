@@ -55,7 +55,7 @@ def _headline(facts: Mapping[str, Any], metrics: Mapping[str, float], state: str
         original_s = _at(facts, "original", "latency_s")
         before_ms = None if original_s is None else original_s * 1e3
         after_ms = metrics.get("best/latency_ms")
-        timed = "sum of its kernels"
+        timed = "estimated from kernels"
     if before_ms is None or after_ms is None:
         return f"**{state}**"
     times = f"{time_text(before_ms / 1e3)} → {time_text(after_ms / 1e3)}"

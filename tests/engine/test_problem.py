@@ -129,6 +129,11 @@ class TestSitesThatCannotRun:
     ("overrides", "error", "message"),
     [
         ({"model__spec": f"{toys.__file__}:no_cnn"}, ProblemError, "no convolution"),
+        (
+            {"model__spec": f"{toys.__file__}:no_cnn", "backend": {"name": "cpu", "threads": 1}},
+            ProblemError,
+            "no convolution",
+        ),
         ({"model__spec": f"{toys.__file__}:segmenter"}, ModelError, "class scores"),
         ({"backend__name": "tabel"}, BackendError, "table"),
         ({"search__transformations": ["gruop"]}, GenomeFormatError, "did you mean 'group'"),

@@ -93,8 +93,7 @@ def conversions(model: nn.Module, lanes: int) -> list[str]:
     captured = capture(model, SHAPE)
     choose_layouts(captured, lanes)
     converted = [n for n in captured.program.graph.nodes if n.target in (pack, unpack)]
-    # Constants are packed when the network is compiled.
-    return [n.target.__name__ for n in converted if n.args[0].op != "placeholder"]
+    return [n.target.__name__ for n in converted]
 
 
 def layouts(model: nn.Module, lanes: int) -> dict[str, tuple[int, int]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import tvm
 
+from backends import kernel_job
 from backends.base import Measured, MeasureOptions
 from backends.cpu import CpuBackend, CpuOptions
 from backends.kernel_job import KernelJob, run
@@ -66,23 +70,39 @@ def test_everything_is_aligned() -> None:
     assert all(place % ALIGNMENT == 0 for place in places[3:])
 
 
-def test_the_input_is_written_before_each_call() -> None:
+def test_the_input_is_written_before_calls_with_other_weights() -> None:
     filled: list[np.ndarray] = []
-    fresh = []
+    calls: list[tuple[int, int]] = []
 
     def fill(lines: Any) -> None:
         filled.append(np.from_dlpack(lines))
         filled[-1][...] = len(filled)
 
-    def call(x: Any, *_: Any) -> None:
+    def call(x: Any, weight: Any, _y: Any) -> None:
         array = np.from_dlpack(x)
         assert array.shape == (3, 7)
-        fresh.append(len(filled) > 0 and bool((array == len(filled)).all()))
+        if len(calls) > 0:  # the first call has the arguments that were given
+            assert (array == len(filled)).all()
+        calls.append((np.from_dlpack(weight).ctypes.data, len(filled)))
 
     assert lost_s(call, arguments((3, 7), (5,), (1,)), POOL, fill) >= 0
     assert filled[0].shape == (2, LINE)
-    assert not fresh[0]
-    assert sum(fresh) > len(fresh) / 3
+    pairs = list(itertools.pairwise(calls[1:]))
+    moved = [now[1] - before[1] for before, now in pairs if now[0] != before[0]]
+    stayed = [now[1] - before[1] for before, now in pairs if now[0] == before[0]]
+    assert min(moved) >= 1
+    assert min(stayed) == 0
+
+
+def test_a_kernel_that_is_too_slow_loses_nothing() -> None:
+    calls = []
+
+    def call(*_: Any) -> None:
+        calls.append(None)
+        time.sleep(0.01)
+
+    assert lost_s(call, arguments((1,), (5,), (1,)), POOL, nothing, most_s=0.1) == 0.0
+    assert len(calls) == 1
 
 
 def test_the_helper_writes_every_line() -> None:
@@ -91,15 +111,20 @@ def test_the_helper_writes_every_line() -> None:
     assert (lines.numpy() == 1).all()
 
 
-def test_a_kernel_is_measured_with_what_it_loses() -> None:
+def test_what_a_kernel_loses_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_job, "lost_s", lambda *_: 1.0)
     nest = default_schedule(LoopNest.fresh(ConvShape(1, 16, 16, (4, 4), (3, 3))), AVX512)
     options = MeasureOptions(repeats=2, min_repeat_ms=1)
-    stages: list[str] = []
-    for weight_bytes in (0, POOL):
-        job = KernelJob(nest, TARGET, replace(options, weight_bytes=weight_bytes))
-        outcome = run(job, stages.append)
+
+    def times_s(weight_bytes: int, hopeless_s: float | None = None) -> tuple[float, ...]:
+        asked = replace(options, weight_bytes=weight_bytes)
+        outcome = run(KernelJob(nest, TARGET, asked, hopeless_s), lambda _stage: None)
         assert isinstance(outcome, Measured)
-        assert len(outcome.times_s) == 2
+        return outcome.times_s
+
+    assert max(times_s(0)) < 1.0
+    assert min(times_s(POOL)) > 1.0
+    assert max(times_s(POOL, hopeless_s=1e-9)) < 1.0
 
 
 def test_devices_with_other_weights_are_not_the_same() -> None:

@@ -30,11 +30,11 @@ def test_before_the_first_generation():
     assert "loopgene show small-1" in text
 
 
-def test_during_the_search_the_sum_of_kernels_is_named():
+def test_during_the_search_the_estimate_is_named():
     metrics = {"best/latency_ms": 8.0, "search/evaluations": 30.0, "search/elapsed_s": 90.0}
     text = describe(CONFIG, FACTS, metrics, "running", RUN_DIR)
     assert text.splitlines()[0] == (
-        "**1.25x faster**, 10.0 ms → 8.00 ms (sum of its kernels); running"
+        "**1.25x faster**, 10.0 ms → 8.00 ms (estimated from kernels); running"
     )
     assert "30 candidates · 1 min 30 s" in text
 
