@@ -69,7 +69,7 @@ class Probe:
 
     def _slowdown(self) -> float:
         least_s = self._least_and_waited_s[0] or self._first_s()
-        now_s = _least_s(self._call, _PROBES)
+        now_s = fastest_s(self._call, _PROBES)
         self._least_and_waited_s[0] = min(FORGET * least_s, now_s)
         return now_s / self._least_and_waited_s[0]
 
@@ -77,14 +77,15 @@ class Probe:
         until = time.monotonic() + FIRST_PATIENCE_S
         alone_s = least_s = float("inf")
         while least_s > ONE_CORE * alone_s or least_s == float("inf"):
-            alone_s = min(alone_s, _least_s(self._alone, _PROBES))
-            least_s = min(least_s, _least_s(self._call, _FIRST_PROBES))
+            alone_s = min(alone_s, fastest_s(self._alone, _PROBES))
+            least_s = min(least_s, fastest_s(self._call, _FIRST_PROBES))
             if time.monotonic() > until:
                 break
         return least_s
 
 
-def _least_s(call: Callable[[], object], count: int) -> float:
+def fastest_s(call: Callable[[], object], count: int) -> float:
+    """Seconds of the fastest of `count` calls."""
     times_s = []
     for _ in range(count):
         start = time.perf_counter()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from backends.timing.helpers import CHAINS, multiply_adds
+from backends.timing.steady import fastest_s
 from genomes.nest import LoopNest
 
 STEPS = 50_000
@@ -55,16 +55,7 @@ def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bound
     source = torch.ones(COPIED_BYTES // 4)
     copy = torch.empty_like(source)
     return Bounds(
-        macs_per_s=macs / _fastest(run),
-        bytes_per_s=2 * COPIED_BYTES / _fastest(lambda: copy.copy_(source), 10 * REPEATS),
-        call_s=_fastest(multiply_adds(target, threads, lanes, 1), 100 * REPEATS),
+        macs_per_s=macs / fastest_s(run, REPEATS),
+        bytes_per_s=2 * COPIED_BYTES / fastest_s(lambda: copy.copy_(source), 10 * REPEATS),
+        call_s=fastest_s(multiply_adds(target, threads, lanes, 1), 100 * REPEATS),
     )
-
-
-def _fastest(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
