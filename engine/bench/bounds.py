@@ -12,7 +12,8 @@ from backends.timing.steady import fastest_s
 from genomes.nest import LoopNest
 
 STEPS = 50_000
-REPEATS = 50
+REPEATS = 1000
+"""Calls that are timed: some tenths of a second, until two threads have found their cores."""
 COPIED_BYTES = 2 << 20
 """More than the first two caches of a core, less than the last one."""
 
@@ -56,6 +57,6 @@ def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bound
     copy = torch.empty_like(source)
     return Bounds(
         macs_per_s=macs / fastest_s(run, REPEATS),
-        bytes_per_s=2 * COPIED_BYTES / fastest_s(lambda: copy.copy_(source), 10 * REPEATS),
-        call_s=fastest_s(multiply_adds(target, threads, lanes, 1), 100 * REPEATS),
+        bytes_per_s=2 * COPIED_BYTES / fastest_s(lambda: copy.copy_(source), REPEATS),
+        call_s=fastest_s(multiply_adds(target, threads, lanes, 1), 10 * REPEATS),
     )

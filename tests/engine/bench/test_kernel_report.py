@@ -67,6 +67,14 @@ def test_the_workloads_that_miss_a_target_are_named(capsys) -> None:
     ]
 
 
+def test_bounds_that_a_kernel_beats_say_nothing(capsys) -> None:
+    rows = (*ROWS, row(SMALL, 5, 10, **{ONNXRUNTIME: 10, EAGER: 80}))
+    assert not [name for name in figures(rows) if name.endswith("vs_bound")]
+    explain(Console(width=60), rows)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("1 of 4 kernels are faster than their bound")
+
+
 def test_the_table_has_a_dash_where_there_is_no_record(capsys) -> None:
     Console(width=120).print(table(ROWS, 2))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
