@@ -114,7 +114,7 @@ class MeasureOptions:
             leaves a kernel's own where the call before it did.
     """
 
-    repeats: int = 5
+    repeats: int = 3
     min_repeat_ms: float = 4.0
     build_timeout_s: float = 20.0
     run_timeout_s: float = 10.0

@@ -36,8 +36,8 @@ REFERENCE = LoopNest.fresh(ConvShape(1, 64, 64, (16, 16), (3, 3), padding=(1, 1,
 _MOST_BUILDERS = 8
 _AHEAD_PER_BUILDER = 2
 """Kernels that are built before the first of them is timed."""
-_HOPELESS = 1.25
-"""A kernel that takes so many times as long as the fastest of its workload is given up soon."""
+_HOPELESS = 1.05
+"""A kernel that takes so many times as long as the fastest of its workload is not timed on."""
 _SPINS = 2000
 """How often a sleepy thread of TVM looks for work: a millisecond.  TVM's own 300,000 take a core
 away from the builders for a sixth of a second after every kernel."""

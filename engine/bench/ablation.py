@@ -26,7 +26,8 @@ from rich.table import Table
 
 from engine.bench import command, peers
 from engine.bench.command import BenchError
-from engine.bench.kernels import SETTLE_S, own_kernel
+from engine.bench.kernels import own_kernel
+from engine.bench.turns import least_s
 from engine.bench.workloads import Workload, workloads
 from engine.models import get_model, load_model
 from engine.network import interleaved, relative_error
@@ -219,21 +220,22 @@ def _kernels(
     """How many times slower the kernels are that are found without the learned ranking."""
     from backends.kernel_job import operands_of
 
-    table = Table("kernel", "us", "without learned ranking", "times slower")
-    ratios = []
+    runs = {}
     for workload, nests in kernels.items():
         operands = operands_of(workload.nest)
         built = [own_kernel(nest, dict(target.target), operands) for nest in nests]
         for _, result in built:
             if not relative_error(np.asarray(result), operands.expected) <= TOLERANCE:
                 raise BenchError(f"{workload.name}: a kernel computes something else than PyTorch")
-        runs = {name: run for name, (run, _) in zip(("with", "without"), built, strict=True)}
-        times = interleaved(runs, rounds, SETTLE_S)
-        with_s, without_s = min(times["with"]), min(times["without"])
-        ratios.append(without_s / with_s)
-        table.add_row(
-            workload.name, f"{1e6 * with_s:.1f}", f"{1e6 * without_s:.1f}", f"{ratios[-1]:.2f}"
+        runs[workload.name] = dict(
+            zip(("with", "without"), (run for run, _ in built), strict=True)
         )
+    table = Table("kernel", "us", "without learned ranking", "times slower")
+    ratios = []
+    for name, fastest_s in least_s(runs, rounds).items():
+        with_s, without_s = fastest_s["with"], fastest_s["without"]
+        ratios.append(without_s / with_s)
+        table.add_row(name, f"{1e6 * with_s:.1f}", f"{1e6 * without_s:.1f}", f"{ratios[-1]:.2f}")
     console.print(table)
     return round(statistics.geometric_mean(ratios), 4)
 

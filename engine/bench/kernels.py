@@ -6,11 +6,12 @@ Every kernel is compiled, compared with PyTorch on random input, and timed in tu
 Runtime and PyTorch, which run the same function as a module, and with the kernels that TVM's
 MetaSchedule found in 64 and in 256 trials where they are recorded (`engine.bench.metaschedule`),
 all in this process.  A kernel has the schedule recorded in the file of schedules; `--tune` first
-tunes every workload, with `--measurements` each, and records what it finds.  Where the file has
-none, the kernel has the default schedule.
+tunes every workload, with `--measurements` each, and records what it finds unless the recorded
+schedule is faster.  Where the file has none, the kernel has the default schedule.
 
-Shown is the fastest of the rounds: kernels of some microseconds suffer whenever the scheduler
-puts two threads on one core.  The bound of a kernel is the larger of what its multiply-adds take
+Shown is the least time of calls that together take half a millisecond, over rounds of which each
+goes through all workloads: two threads are put on one core now and then, of any runtime, and may
+stay there for seconds.  The bound of a kernel is the larger of what its multiply-adds take
 at the peak that is measured here, and what its operands take to be read and its result to be
 written from the last cache.  The last line is one JSON object with the geometric means of the
 ratios.
@@ -43,6 +44,7 @@ from engine.bench.kernel_report import (
     OURS,
 )
 from engine.bench.metaschedule_records import Record
+from engine.bench.turns import least_s
 from engine.bench.workloads import Workload, workloads
 from genomes.gene import Gene
 from genomes.genome import Genome
@@ -54,7 +56,8 @@ if TYPE_CHECKING:
 
 SCHEDULES = Path("experiments/kernel_schedules.json")
 ROUNDS, QUICK_ROUNDS = 7, 5
-SETTLE_S = 0.08
+DUEL_ROUNDS = 5
+"""Turns of a newly tuned schedule and of the recorded one."""
 TOLERANCE = 1e-4
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
@@ -67,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="twelve workloads")
     parser.add_argument("--tune", action="store_true", help="tune and record the schedules")
     parser.add_argument("--measurements", type=int, default=32, help="for each workload")
+    parser.add_argument("--seed", type=int, default=0, help="of the tuning")
     parser.add_argument("--schedules", type=Path, default=SCHEDULES)
     parser.add_argument("--metaschedule", type=Path, default=metaschedule.RECORDS)
     parser.add_argument("--threads", type=int, default=2)
@@ -94,7 +98,7 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with create_backend("cpu", {"threads": options.threads}) as backend:
         schedules = _read(options.schedules)
         if options.tune:
-            _tune(chosen, backend, options.measurements, schedules, console)
+            _tune(chosen, backend, options, schedules, console)
             _write(options.schedules, schedules)
         network = backend.network_target()
         assert network is not None
@@ -110,28 +114,27 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     tuned = metaschedule.records(target, options.metaschedule)
     count = sum(workload.name in tuned for workload in chosen)
     console.print(f"{count} of {len(chosen)} workloads have a record of MetaSchedule")
-    rows = []
-    for workload in chosen:
-        name = workload.name
-        least_s = _time(workload, nests[name], tuned.get(name), target, options)
-        rows.append(kernel_report.Row.of(workload, least_s, bounds))
+    runs = {w.name: _runs(w, nests[w.name], tuned.get(w.name), target, options) for w in chosen}
+    with torch.no_grad():
+        fastest_s = least_s(runs, options.rounds)
+    rows = [kernel_report.Row.of(w, fastest_s[w.name], bounds) for w in chosen]
     console.print(kernel_report.table(rows, options.threads))
     kernel_report.explain(console, rows)
     return kernel_report.figures(rows)
 
 
-def _time(
+def _runs(
     workload: Workload,
     nest: LoopNest,
     record: Record | None,
     target: Mapping[str, Any],
     options: argparse.Namespace,
-) -> dict[str, float]:
-    """Least seconds of every way to compute a workload, over all rounds."""
+) -> dict[str, Callable[[], object]]:
+    """Every way to compute a workload, compared with PyTorch."""
     import torch
 
     from backends.kernel_job import operands_of
-    from engine.network import interleaved, relative_error
+    from engine.network import relative_error
     from genomes.modules import SiteConv2d
 
     operands = operands_of(workload.nest)
@@ -160,9 +163,7 @@ def _time(
         if not error <= TOLERANCE:
             raise BenchError(f"{workload.name}: {name} deviates from PyTorch by {error:.1e}")
         runs[name] = run
-    with torch.no_grad():
-        times = interleaved(runs, options.rounds, SETTLE_S)
-    return {name: min(values) for name, values in times.items()}
+    return runs
 
 
 def own_kernel(
@@ -192,7 +193,7 @@ def _scheduled(workload: Workload, schedules: Mapping[str, Genome], backend: Bac
 def _tune(
     chosen: Sequence[Workload],
     backend: Backend,
-    measurements: int,
+    options: argparse.Namespace,
     schedules: dict[str, Genome],
     console: Console,
 ) -> None:
@@ -202,17 +203,34 @@ def _tune(
     start, count = time.perf_counter(), 0
     samples: list[Sample] = []
     for workload in chosen:
-        tuned = tune(backend, workload.nest, measurements, samples=samples)
+        tuned = tune(backend, workload.nest, options.measurements, options.seed, samples)
         samples.extend(tuned.samples(backend))
         count += tuned.measurements
         genes: tuple[Gene, ...] = tuple(g for s in tuned.nest.statements for g in s.schedule_genes)
-        schedules[workload.name] = Genome.of({workload.name: genes})
+        kept = workload.name in schedules and not _faster(
+            workload, tuned.nest, _scheduled(workload, schedules, backend), backend
+        )
+        if not kept:
+            schedules[workload.name] = Genome.of({workload.name: genes})
         console.print(
             f"{workload.name}: {1e6 * tuned.latency_s:.1f} us after {tuned.measurements} "
             f"measurements ({1e6 * tuned.proposed_s:.1f} us before the ranking learned)"
+            f"{'; the recorded schedule is kept' if kept else ''}"
         )
     seconds = time.perf_counter() - start
     console.print(f"{count} measurements in {seconds:.0f} s")
+
+
+def _faster(workload: Workload, nest: LoopNest, other: LoopNest, backend: Backend) -> bool:
+    """Whether `nest` is the faster one of two schedules."""
+    from backends.kernel_job import operands_of
+
+    network = backend.network_target()
+    assert network is not None
+    operands = operands_of(workload.nest)
+    built = {str(n): own_kernel(s, network.target, operands) for n, s in enumerate((nest, other))}
+    times = least_s({"": {name: run for name, (run, _) in built.items()}}, DUEL_ROUNDS)[""]
+    return times["0"] < times["1"]
 
 
 def _read(path: Path) -> dict[str, Genome]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,10 @@ from rich.table import Table
 
 from engine.bench import command, metaschedule, peers
 from engine.bench.command import BenchError, Target
-from engine.bench.kernels import SETTLE_S, TOLERANCE, own_kernel
+from engine.bench.kernels import TOLERANCE, own_kernel
+from engine.bench.turns import least_s
 from engine.bench.workloads import MIDDLE, Workload, name_of, workloads
-from engine.network import interleaved, relative_error
+from engine.network import relative_error
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -112,12 +113,11 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     table.add_column("workload", no_wrap=True)
     for column in ("us", "MetaSchedule", "ratio", "gain", "measured", "s to 95 %", "per s"):
         table.add_column(column, justify="right")
-    rows = []
-    for workload in chosen:
-        found, record = tuned[workload.name], records.get(workload.name)
-        least_s = _time(workload, found, record, target, options.rounds)
-        rows.append(_Row(workload.name, found, record, least_s))
-        table.add_row(*rows[-1].cells())
+    runs = {w.name: _runs(w, tuned[w.name], records.get(w.name), target) for w in chosen}
+    fastest_s = least_s(runs, options.rounds)
+    rows = [_Row(name, tuned[name], records.get(name), fastest_s[name]) for name in runs]
+    for row in rows:
+        table.add_row(*row.cells())
     console.print(table)
     return _figures(rows)
 
@@ -149,10 +149,10 @@ def _stored(backend: Backend, path: Path) -> list[Sample]:
         return stored_samples(StoredBackend(backend, store))
 
 
-def _time(
-    workload: Workload, tuned: Tuned, record: Record | None, target: Mapping[str, Any], rounds: int
-) -> dict[str, float]:
-    """Least seconds of each kernel over all rounds."""
+def _runs(
+    workload: Workload, tuned: Tuned, record: Record | None, target: Mapping[str, Any]
+) -> dict[str, Callable[[], object]]:
+    """Our kernel and MetaSchedule's, compared with PyTorch."""
     from backends.kernel_job import operands_of
 
     operands = operands_of(workload.nest)
@@ -165,8 +165,7 @@ def _time(
         error = relative_error(result, operands.expected)
         if not error <= TOLERANCE:
             raise BenchError(f"{workload.name}: {name} deviates from PyTorch by {error:.1e}")
-    times = interleaved({name: run for name, (run, _) in built.items()}, rounds, SETTLE_S)
-    return {name: min(values) for name, values in times.items()}
+    return {name: run for name, (run, _) in built.items()}
 
 
 def _figures(rows: Sequence[_Row]) -> dict[str, Any]:

@@ -76,7 +76,20 @@ class Shared(nn.Module):
         return self.twice(y.flip(3)) + self.twice(y)
 
 
-@pytest.mark.parametrize("model", [Block, Dense, SqueezeExcite, Upsampled, Shared])
+class Positions(nn.Module):
+    """One constant is read packed and as it is, another one packed only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.same = conv(3, 8), conv(8, 8)
+        self.both, self.packed = (nn.Parameter(torch.randn(1, 8, 8, 8)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.same(torch.relu(self.stem(x) + self.both) * self.packed)
+        return torch.cat([y.flip(3), self.both.flip(3)], 2)
+
+
+@pytest.mark.parametrize("model", [Block, Dense, SqueezeExcite, Upsampled, Shared, Positions])
 @pytest.mark.parametrize("blocks", [0, 8, 16])
 def test_every_layout_computes_the_same(model: type[nn.Module], blocks: int) -> None:
     torch.manual_seed(0)
