@@ -48,7 +48,7 @@ def test_a_missing_linker_is_named_with_its_package(monkeypatch):
     message = "aarch64-linux-gnu-ld is missing; install it: apt-get install binutils-aarch64-linux"
     with pytest.raises(BackendError, match=message):
         link_shared(board_target("jetson-orin-nano/cuda"))
-    with pytest.raises(BackendError, match="apt-get install binutils$"):
+    with pytest.raises(BackendError, match=r"apt-get install binutils$"):
         link_shared(board_target("native", 1))
 
 
