@@ -95,7 +95,7 @@ def address(text: str) -> tuple[str, int]:
 # The supervisor.
 
 
-class _Terminated(Exception):
+class _TerminatedError(Exception):
     """The signal to end has come."""
 
 
@@ -115,13 +115,13 @@ def supervise(options: argparse.Namespace) -> int:
             say(f"the server has ended ({_reason(code)}); again in {pause_s:g} s")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-    except _Terminated as stop:
+    except _TerminatedError as stop:
         say(f"ended by {stop}")
         return 0
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
-    raise _Terminated(signal.Signals(number).name)
+    raise _TerminatedError(signal.Signals(number).name)
 
 
 def _one_life(options: argparse.Namespace) -> int:
@@ -221,7 +221,7 @@ def _connect_for_ever(tracker: tuple[str, int]) -> socket.socket:
         except OSError as error:
             reason = error.strerror or str(error)
             if reason != lost:
-                say(f"the tracker {tracker[0]}:{tracker[1]} cannot be reached: {reason}; trying on")
+                say(f"no tracker at {tracker[0]}:{tracker[1]} ({reason}); trying on")
             lost = reason
             time.sleep(TRACKER_PAUSE_S)
         else:
