@@ -47,15 +47,15 @@ class Farm:
         self, count: int, key: str = "loopback", environment: dict[str, str] | None = None
     ) -> None:
         self.key = key
-        self.port, *self.ports = free_ports(count + 1)
+        (self.port,) = free_ports(1)
+        self.ports: list[int] = []
         self._environment = {**os.environ, "TVM_NUM_THREADS": "1", **(environment or {})}
         self._logs = tempfile.TemporaryDirectory(prefix="loopgene-farm-")
         self._tracker: subprocess.Popen[bytes] | None = None
         self.servers: list[subprocess.Popen[bytes]] = []
         try:
             self.start_tracker()
-            self.servers += [self.start_server(port) for port in self.ports]
-            self.wait_for(count)
+            self.add(count)
         except BaseException:
             self.close()
             raise
@@ -64,6 +64,13 @@ class Farm:
     def tracker(self) -> str:
         """The tracker's "host:port"."""
         return f"{HOST}:{self.port}"
+
+    def add(self, count: int) -> None:
+        """Start so many servers more, and wait until they are free; nobody uses the others."""
+        ports = free_ports(count)
+        self.ports += ports
+        self.servers += [self.start_server(port) for port in ports]
+        self.wait_for(len(self.ports))
 
     def start_tracker(self) -> None:
         """Start the tracker, also after `stop_tracker`."""

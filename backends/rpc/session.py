@@ -269,6 +269,9 @@ class Session:
         """The kernel on the device."""
         name = f"{library.nest.key}.so"
         self._remote.upload(bytearray(library.binary), name)
+        # A board whose disk is full says nothing, and crashes when it loads what it has kept.
+        if bytes(self._remote.download(name)) != library.binary:
+            raise _UnfitError("it does not keep what is sent to it; its disk may be full")
         return self._remote.load_module(name)
 
     def _operands(self, library: Library) -> tuple[list[Any], np.ndarray]:

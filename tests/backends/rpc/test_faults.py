@@ -6,26 +6,22 @@ Every test says in `within` how long the whole batch may take, recovery included
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import resource
 import signal
 import socket
-import struct
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from backends.base import BackendError, Failed, FailureKind, Measured
-from backends.rpc import serve
+from backends.base import Backend, BackendError, Failed, FailureKind, Measured
 from backends.rpc.backend import RpcBackend
-from backends.rpc.loopback import HOST, Farm, free_ports
-from backends.rpc.tracker import MAGIC
+from backends.rpc.loopback import HOST, Farm
 from tests.backends.rpc import accidents
 from tests.backends.rpc.accidents import AccidentBackend, nest
+from tests.backends.rpc.boards import mute_device, other_tvm, serving
 from tests.backends.rpc.samples import options, until
 
 GOOD = (8, 16, 24, 32)
@@ -38,12 +34,20 @@ def own():
         yield farm
 
 
-@pytest.fixture
-def backend(own):
-    own.wait_for(2)
-    with AccidentBackend(options(own)) as backend:
+@pytest.fixture(scope="module")
+def shared(own):
+    limits = {"run_timeout_s": 2.0, "connect_timeout_s": 2.0}
+    with AccidentBackend(options(own, **limits)) as backend:
         backend.describe()
         yield backend
+
+
+@pytest.fixture
+def backend(own, shared):
+    """With two devices that work."""
+    own.wait_for(2)
+    yield shared
+    shared.while_waiting = Backend.while_waiting
 
 
 @contextlib.contextmanager
@@ -94,7 +98,12 @@ class TestCandidates:
         [
             (accidents.ABORT, FailureKind.CRASHED, "the connection was lost: .*, 2 times", 8),
             (accidents.WRONG, FailureKind.WRONG_RESULT, "elements are NaN", 4),
-            (accidents.UNLOADABLE, FailureKind.BUILD_ERROR, "loopgene_no_such_function", 4),
+            (
+                accidents.UNLOADABLE,
+                FailureKind.BUILD_ERROR,
+                "the device says: .*invalid ELF header",
+                4,
+            ),
         ],
     )
     def test_one_that_misbehaves(self, backend, channels, kind, message, seconds):
@@ -105,15 +114,13 @@ class TestCandidates:
         assert bad.kind is kind
         assert re.search(message, bad.message), bad.message
 
-    def test_one_that_runs_for_ever(self, own):
-        own.wait_for(2)
-        with AccidentBackend(options(own, run_timeout_s=1.0)) as backend:
-            backend.describe()
-            with within(8):
-                before, bad, after = measure(backend, 8, accidents.SLEEP, 16)
+    def test_one_that_runs_for_ever(self, backend):
+        with within(15):
+            before, bad, after = measure(backend, 8, accidents.SLEEP, 16)
         assert all_measured([before, after]) is True
         assert bad.kind is FailureKind.RUN_TIMEOUT
-        assert bad.message.startswith("the session was ended after 1 s, 2 times")
+        # The second device may have been the first one, which had to prove itself.
+        assert re.match(r"the session was ended after [24] s, 2 times", bad.message), bad.message
 
     def test_one_that_kills_the_server_with_it(self, own, backend):
         with within(20):
@@ -126,6 +133,7 @@ class TestCandidates:
 class TestServers:
     """A server that dies costs time and nothing else."""
 
+    @pytest.mark.slow
     def test_killed_before_a_run(self, own, backend):
         kill_server(own, 0)
         with within(10):
@@ -140,6 +148,7 @@ class TestServers:
             assert all_measured(measure(backend, accidents.HOLD, 8)) is True
             own.wait_for(2)
 
+    @pytest.mark.slow
     def test_killed_after_a_run(self, own, backend):
         with within(15):
             for number in (0, 1):
@@ -165,19 +174,34 @@ class TestServers:
         with within(8), later(0.8, strike):
             assert all_measured(measure(backend, accidents.HOLD, 8)) is True
 
-    def test_stopped(self, own):
+    def test_stopped(self, own, backend):
         listener = own.listener(0)
-        with AccidentBackend(options(own, connect_timeout_s=2.0)) as backend:
-            backend.describe()
-            os.killpg(listener, signal.SIGSTOP)
-            try:
-                with within(10):
-                    assert all_measured(measure(backend, *GOOD)) is True
-            finally:
-                os.killpg(listener, signal.SIGCONT)
+        os.killpg(listener, signal.SIGSTOP)
+        try:
             with within(15):
-                own.wait_for(2)
                 assert all_measured(measure(backend, *GOOD)) is True
+        finally:
+            os.killpg(listener, signal.SIGCONT)
+        with within(20):
+            own.wait_for(2)
+            assert all_measured(measure(backend, *GOOD)) is True
+
+    @pytest.mark.slow
+    def test_stopped_during_a_run(self, own, backend):
+        stopped = []
+
+        def strike():
+            kill_busy(own, lambda number: stopped.append(own.listener(number)))
+            os.killpg(stopped[0], signal.SIGSTOP)
+
+        try:
+            # As long as a run may take at most, and the grace after it.
+            with within(30), later(0.6, strike):
+                assert all_measured(measure(backend, accidents.HOLD, 8)) is True
+        finally:
+            os.killpg(stopped[0], signal.SIGCONT)
+        with within(20):
+            own.wait_for(2)
 
     def test_nobody_is_left_behind_for_ever(self, own, backend, caplog):
         """The search's clock is asked while it waits, and may end the batch."""
@@ -199,7 +223,7 @@ class TestServers:
         finally:
             own.start_tracker()
             own.wait_for(2)
-        backend.while_waiting = lambda: None
+        backend.while_waiting = Backend.while_waiting
         assert all_measured(measure(backend, 8)) is True
 
 
@@ -210,6 +234,7 @@ class TestTracker:
             assert all_measured(measure(backend, *GOOD)) is True
             own.wait_for(2)
 
+    @pytest.mark.slow
     def test_killed_while_kernels_run(self, own, backend):
         def restart():
             own.stop_tracker()
@@ -234,45 +259,18 @@ class TestTracker:
         assert "\n" not in str(caught.value)
 
 
-@contextlib.contextmanager
-def mute_device(farm):
-    """A device of the farm that accepts connections and never says anything."""
-    with (
-        socket.create_server((HOST, 0)) as server,
-        socket.create_connection((HOST, farm.port)) as tracker,
-    ):
-        port = server.getsockname()[1]
-        tracker.sendall(struct.pack("<i", MAGIC))
-        assert tracker.recv(4) == struct.pack("<i", MAGIC)
-        for message in (
-            [5, {"key": f"server:{farm.key}", "addr": [HOST, port]}],
-            [3, farm.key, [port, f"{farm.key}:0.5"], None],
-        ):
-            data = json.dumps(message).encode()
-            tracker.sendall(struct.pack("<i", len(data)) + data)
-            time.sleep(0.05)
-        yield port
-
-
 class TestDevices:
     """Devices that do not do what they should are set aside, and the others do the work."""
 
-    def test_one_that_accepts_and_never_answers(self, own):
-        with (
-            mute_device(own) as port,
-            AccidentBackend(options(own, connect_timeout_s=1.0)) as backend,
-        ):
+    def test_one_that_accepts_and_never_answers(self, own, backend):
+        with mute_device(own) as port:
             own.wait_for(3)
-            with within(10):
+            with within(15):
                 assert all_measured(measure(backend, *GOOD, *GOOD)) is True
-            assert f"{HOST}:{port}: it did not answer within 1 s" in backend.troubles
+            assert f"{HOST}:{port}: it did not answer within 2 s" in backend.troubles
 
-    def test_one_with_another_tvm(self, own, tmp_path):
-        other = Path(tmp_path) / "serve.py"
-        source = Path(serve.__file__).read_text()
-        assert source.count("str(tvm.__version__)") == 1
-        other.write_text(source.replace("str(tvm.__version__)", "'0.26.0'"))
-        with foreign_server(own, other) as port, AccidentBackend(options(own)) as backend:
+    def test_one_with_another_tvm(self, own, backend, tmp_path):
+        with serving(own, other_tvm(tmp_path)) as port:
             own.wait_for(3)
             with within(10):
                 assert all_measured(measure(backend, *GOOD, *GOOD)) is True
@@ -289,41 +287,25 @@ class TestDevices:
                 assert all_measured(measure(backend, *GOOD, *GOOD)) is True
         finally:
             resource.prlimit(full, resource.RLIMIT_FSIZE, unlimited)
-        assert f"{HOST}:{own.ports[0]}: the device says:" in backend.troubles
+        assert f"{HOST}:{own.ports[0]}: it does not keep what is sent to it" in backend.troubles
         with within(20):
             own.wait_for(2)
             assert all_measured(measure(backend, *GOOD, *GOOD)) is True
 
 
-@contextlib.contextmanager
-def foreign_server(farm, script):
-    """A server of the farm that runs another script."""
-    (port,) = free_ports(1)
-    server = farm.start_server(port, script)
-    try:
-        yield port
-    finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(10) == 0
-
-
-def test_a_job_that_waits_too_long_is_given_up_and_not_charged(own):
-    own.wait_for(2)
-    with (
-        AccidentBackend(options(own)) as first,
-        AccidentBackend(options(own, queue_timeout_s=0.3)) as second,
-    ):
-        first.describe()
-        second.describe()
-        # Both devices are busy for 1.5 s, twice.
-        with within(15), later(0, measure, first, *[accidents.HOLD] * 4):
+def test_a_job_that_waits_too_long_is_given_up_and_not_charged(own, backend):
+    with AccidentBackend(options(own, queue_timeout_s=0.3)) as hasty:
+        hasty.describe()
+        # Both devices are busy for more than a second, twice.
+        with within(15), later(0, measure, backend, *[accidents.HOLD] * 4):
             assert until(lambda: own.sessions(0) and own.sessions(1))
-            (outcome,) = measure(second, 8)
+            (outcome,) = measure(hasty, 8)
     assert outcome == Failed(
         FailureKind.QUEUE_TIMEOUT, "no device within 0.3 s: all are busy", outcome.stages_s
     )
 
 
+@pytest.mark.slow
 def test_the_server_leaves_nothing_behind(tmp_path):
     environment = {"TMPDIR": str(tmp_path)}
     with Farm(1, environment=environment) as farm, AccidentBackend(options(farm)) as backend:

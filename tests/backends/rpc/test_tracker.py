@@ -27,7 +27,8 @@ def answering(server, answer):
     with contextlib.suppress(OSError):
         connection, _ = server.accept()
         connection.sendall(answer)
-        connection.recv(1 << 10)
+        while connection.recv(1 << 10):
+            pass
 
 
 def free_port() -> int:
