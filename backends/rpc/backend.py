@@ -13,12 +13,12 @@ from pydantic import Field, field_validator
 
 from backends import lowering
 from backends.base import Backend, BackendError, Device, Outcome
+from backends.boards import board_target
 from backends.devices import CpuFeatures, cpu_features, target_text
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
 from backends.rpc.dispatch import Dispatcher
 from backends.rpc.session import GRANTED, REFERENCE, STAGES, RpcJob
-from backends.rpc.targets import board_target
 from backends.rpc.tracker import Waiting, parse_address
 from backends.settings import BackendSettings
 from backends.tuning.features import cpu_schedule_features

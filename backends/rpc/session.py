@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
+from backends.boards import link_shared
 from backends.kernel_job import difference, operands_of
 from backends.rpc.serve import FACTS
-from backends.rpc.targets import link_shared
 from backends.rpc.tracker import Grant
 from backends.workers import Stage
 from genomes.nest import ConvShape, LoopNest

@@ -11,9 +11,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from backends.boards import link_shared
+
 from backends.rpc import session
 from backends.rpc.backend import RpcBackend
-from backends.rpc.targets import link_shared
 from genomes.nest import LoopNest
 from tests.backends.samples import shape
 
