@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
 	bench-e2e bench-kernels bench-calibration bench-tuning \
-	bench-ablation tune-metaschedule
+	bench-ablation bench-farm tune-metaschedule
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -52,6 +52,9 @@ bench-ablation: $(READY)  ## Networks and kernels with one part of the compiler 
 
 bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's in many
 	$(BIN)/python -m engine.bench.tuning
+
+bench-farm: $(READY)  ## Candidates per minute against the number of devices
+	$(BIN)/python -m engine.bench.farm
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
