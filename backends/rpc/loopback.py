@@ -33,6 +33,8 @@ class Farm:
         count: Servers.
         key: Their key.
         environment: Environment variables of the servers.
+        python: The interpreter of the servers, an emulated one for instance.
+        port: The tracker's; a free one when not given.
 
     Attributes:
         key: As given.
@@ -44,10 +46,16 @@ class Farm:
     """
 
     def __init__(
-        self, count: int, key: str = "loopback", environment: dict[str, str] | None = None
+        self,
+        count: int,
+        key: str = "loopback",
+        environment: dict[str, str] | None = None,
+        python: str = sys.executable,
+        port: int | None = None,
     ) -> None:
         self.key = key
-        (self.port,) = free_ports(1)
+        self._python = python
+        self.port = port or free_ports(1)[0]
         self.ports: list[int] = []
         self._environment = {**os.environ, "TVM_NUM_THREADS": "1", **(environment or {})}
         self._logs = tempfile.TemporaryDirectory(prefix="loopgene-farm-")
@@ -88,7 +96,7 @@ class Farm:
 
         `close` ends those in `servers`.
         """
-        command = [sys.executable, str(script or serve.__file__), "--tracker", self.tracker]
+        command = [self._python, str(script or serve.__file__), "--tracker", self.tracker]
         command += ["--key", self.key, "--host", HOST, "--port", str(port), "--runtime-only"]
         return self._start(command, f"server-{port}")
 

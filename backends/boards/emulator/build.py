@@ -27,7 +27,7 @@ _DEBS = (
     "libgcc-s1",
     "zlib1g",
 )
-_GLIBC_OF_WHEELS = ("2_28", "2_27", "2_24", "2_17")
+_GLIBC_OF_WHEELS = ("2_28", "2_27", "2_26", "2_24", "2_17")
 
 # What stands for each Debian package of this machine.
 _TOOLS = {
