@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from backends import lowering
 from backends.base import Backend, BackendError, Device, Outcome
-from backends.boards import board_target
+from backends.boards import board_target, link_shared
 from backends.devices import CpuFeatures, cpu_features, target_text
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
@@ -79,7 +79,7 @@ class RpcBackend(Backend):
         options: Tracker, key and target have no defaults.
 
     Raises:
-        BackendError: The target is unknown, or its linker is missing.
+        BackendError: The target is unknown or no CPU, or its linker is missing.
     """
 
     name = "rpc"
@@ -91,7 +91,13 @@ class RpcBackend(Backend):
         self._options = options
         self.measure_options = options.measure_options
         self._target = board_target(options.target, options.threads)
-        self._threads = int(self._target.get("num-cores", 1))
+        if self._target["kind"] != "llvm":
+            raise BackendError(
+                f"The target {options.target!r} is a GPU; the backend 'rpc' runs kernels on the"
+                " CPUs of boards."
+            )
+        link_shared(self._target)  # says at once when the linker is missing
+        self._threads = int(self._target["num-cores"])
         self._reference = self.default_schedule(REFERENCE)
         self._book = DeviceBook()
         self._dispatcher = Dispatcher(

@@ -341,7 +341,7 @@ class Session:
         return True
 
 
-def _last_line(error: Exception, limit: int = 200) -> str:
+def _last_line(error: Exception, limit: int = 400) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[-1] if lines else type(error).__name__
     return line if len(line) <= limit else f"{line[: limit - 3]}..."

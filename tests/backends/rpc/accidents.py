@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from backends.boards import link_shared
-
 from backends.rpc import session
 from backends.rpc.backend import RpcBackend
 from genomes.nest import LoopNest
