@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
 	bench-e2e bench-kernels bench-calibration bench-tuning \
-	bench-ablation tune-metaschedule
+	bench-ablation bench-farm tune-metaschedule arm-emulator arm-board test-arm
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -20,6 +20,15 @@ lint: $(READY)  ## Static checks only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+arm-emulator: $(READY)  ## A 64-bit ARM system for QEMU, in .arm-emulator; as root it installs QEMU
+	$(BIN)/python -m backends.boards.emulator build
+
+arm-board: arm-emulator  ## A tracker and an emulated board on this machine, until Ctrl-C
+	$(BIN)/python -m backends.boards.emulator serve
+
+test-arm: arm-emulator  ## The whole way to a board, on emulated 64-bit ARM
+	$(BIN)/python -m pytest -m arm
 
 format: $(READY)  ## Rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -52,6 +61,9 @@ bench-ablation: $(READY)  ## Networks and kernels with one part of the compiler 
 
 bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's in many
 	$(BIN)/python -m engine.bench.tuning
+
+bench-farm: $(READY)  ## Candidates per minute against the number of devices
+	$(BIN)/python -m engine.bench.farm
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -14,7 +14,7 @@ import abc
 import hashlib
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -144,10 +144,13 @@ class Backend(abc.ABC):
     Attributes:
         name: The name under which the backend is registered.
         measure_options: How `measure` times and checks; the store compares them.
+        while_waiting: Called again and again while `measure` waits for a device; what it raises
+            ends the batch.
     """
 
     name: str
     measure_options: MeasureOptions = MeasureOptions()
+    while_waiting: Callable[[], None] = staticmethod(lambda: None)
 
     @property
     @abc.abstractmethod

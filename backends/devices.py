@@ -27,6 +27,14 @@ _VECTORS = (
 )
 _INSTRUCTION_SETS = re.compile(r"(avx|fma|f16c|sse|ssse|bmi|neon|sve)")
 _ARM_NAMES = {"neon": "asimd"}
+# Data caches of other machines' cores, on the boards that have them; shared ones as a whole.
+_CACHES: Mapping[str, Mapping[str, int]] = {
+    "cortex-a53": {"L1": 32 << 10, "L2": 512 << 10},
+    "cortex-a57": {"L1": 32 << 10, "L2": 2 << 20},
+    "cortex-a72": {"L1": 32 << 10, "L2": 1 << 20},
+    "cortex-a76": {"L1": 64 << 10, "L2": 512 << 10},
+    "cortex-a78ae": {"L1": 64 << 10, "L2": 256 << 10},
+}
 _DEFAULT_L1_BYTES = 32 << 10
 _DEFAULT_L2_BYTES = 512 << 10
 
@@ -151,10 +159,8 @@ def cpu_target(
     name = mcpu or (system if mtriple is None else "generic")
     if not codegen.llvm_is_valid_cpu(name, triple):
         hint = nearest(name, _known_cpus(base))
-        raise BackendError(
-            f"Unknown mcpu {name!r} for {triple}; {hint} Leave mcpu unset for this machine's own"
-            f" ({system})."
-        )
+        own = f" Leave mcpu unset for this machine's own ({system})." if mtriple is None else ""
+        raise BackendError(f"Unknown mcpu {name!r} for {triple}; {hint}{own}")
     base["mcpu"] = name
     attributes = [*mattr]
     for attribute in mattr:
@@ -173,18 +179,19 @@ def cpu_target(
 
 
 def cpu_features(target: Mapping[str, Any], threads: int) -> CpuFeatures:
-    """What schedules for `target` may use; caches are this machine's where they are known."""
+    """What schedules for `target` may use; caches are those of its CPU where they are known."""
     enabled = _features(target)
     lanes, registers = next(
         ((lanes, registers) for name, lanes, registers in _VECTORS if name in enabled), (1, 16)
     )
-    caches = host().caches if "mtriple" not in target else {}
+    here = "mtriple" not in target
+    caches = host().caches if here else _CACHES.get(str(target.get("mcpu")), {})
     return CpuFeatures(
         lanes=lanes,
         registers=registers,
         l1_bytes=caches.get("L1", _DEFAULT_L1_BYTES),
         l2_bytes=caches.get("L2", _DEFAULT_L2_BYTES),
-        cores=host().cores,
+        cores=host().cores if here else int(target.get("num-cores", threads)),
         threads=threads,
     )
 

@@ -29,6 +29,7 @@ BACKENDS = Plugins[Backend](
     error=BackendError,
     shipped={
         "cpu": "backends.cpu:CpuBackend",
+        "rpc": "backends.rpc.backend:RpcBackend",
         "table": "backends.table:TableBackend",
     },
     options=BaseModel,

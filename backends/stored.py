@@ -79,6 +79,7 @@ class StoredBackend(Backend):
         ]
         known = self.store.get_many(scheduled, self.place, self.measure_options)
         missing = list({nest.key: nest for nest in scheduled if nest.key not in known}.values())
+        self.inner.while_waiting = self.while_waiting
         # In the order of first appearance, like the loop below.
         fresh = cast(Generator[Outcome], self.inner.measure_iter(missing))
         with contextlib.closing(fresh):

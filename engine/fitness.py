@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from backends.base import Failed
+from backends.base import BackendError, Failed
 from backends.store import MeasurementStore
 from engine.capacity.base import CapacityMetric
 from engine.evaluation import CAPACITY, OK, PARAMETERS, Evaluation
@@ -159,13 +159,14 @@ class Evaluator:
 
         Args:
             genomes: Candidates.
-            between: Called before each measurement.
+            between: Called before each measurement, and while a device is waited for.
 
         Returns:
             Evaluations in the order of `genomes`.
 
         Raises:
-            BackendError: The device or the tool chain is not usable.
+            BackendError: The device or the tool chain is not usable, or a kernel could not be
+                measured for no fault of its own.
             StoreError: The measurement store is not usable.
         """
         candidates = [self._structure(genome) for genome in genomes]
@@ -180,7 +181,7 @@ class Evaluator:
         found = []
         for genome in genomes:
             candidate = self._structure(genome)
-            with contextlib.suppress(KeyError):
+            with contextlib.suppress(KeyError, BackendError):
                 found.append(
                     candidate if isinstance(candidate, Evaluation) else self._evaluation(candidate)
                 )
@@ -195,8 +196,11 @@ class Evaluator:
         """`evaluation` with the latency and the fitness that its kernels give it by now."""
         candidate = self._structure(evaluation.genome)
         assert isinstance(candidate, _Candidate)
-        now = self._evaluation(candidate)
-        if now.latency_s is None:  # the device failed it this time
+        try:
+            now = self._evaluation(candidate)
+        except BackendError:  # the device failed it this time
+            return evaluation
+        if now.latency_s is None:
             return evaluation
         return replace(evaluation, latency_s=now.latency_s, fitness=now.fitness)
 
@@ -282,6 +286,11 @@ class Evaluator:
         for site in self._sites:
             outcome = self._kernels.best(candidate.nests[site.name])
             if isinstance(outcome, Failed):
+                if not outcome.kind.charged_to_candidate:
+                    raise BackendError(
+                        f"{site.name} could not be measured ({outcome.kind.value}: "
+                        f"{outcome.message}); see that the device is free and go on with --resume"
+                    )
                 return Evaluation(
                     genome,
                     outcome.kind.value,

@@ -13,7 +13,8 @@ from genomes.gene import Gene
 from genomes.nest import LoopNest
 
 Between = Callable[[], None]
-"""Called before every measurement; may raise to end the search there."""
+"""Called before every measurement, and again and again while a device is waited for; may raise
+to end the search there."""
 
 
 class Kernels:
@@ -64,6 +65,7 @@ class Kernels:
             if nest.key not in self._best:
                 wanted.update((k.key, k) for k in self.kernels(nest))
         missing = [k for key, k in wanted.items() if key not in self._outcomes]
+        self.backend.while_waiting = between
         outcomes = cast(Generator[Outcome], self.backend.measure_iter(missing))
         with contextlib.closing(outcomes):
             for kernel in missing:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.devices import cpu_features
+from backends.devices import CpuFeatures, cpu_features
 from backends.lowering import CPU_TRANSFORMATIONS, default_schedule, schedule_candidates
 from genomes.nest import LoopNest
 from genomes.transformations import REGISTRY, Phase, sample_gene
@@ -24,13 +24,15 @@ SCHEDULE = frozenset(n for n in CPU_TRANSFORMATIONS if REGISTRY[n].phase is Phas
 FORMS = ("fresh", "default", "candidate", "random genes")
 
 
-def scheduled(nest: LoopNest, form: str, rng: random.Random) -> LoopNest:
+def scheduled(
+    nest: LoopNest, form: str, rng: random.Random, features: CpuFeatures = FEATURES
+) -> LoopNest:
     if form == "fresh":
         return nest
     if form == "default":
-        return default_schedule(nest, FEATURES)
+        return default_schedule(nest, features)
     if form == "candidate":
-        return rng.choice(schedule_candidates(nest, FEATURES))
+        return rng.choice(schedule_candidates(nest, features))
     for _ in range(rng.randint(1, 8)):
         found = sample_gene(nest, SCHEDULE, rng)
         nest = nest if found is None else found[1]

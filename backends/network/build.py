@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,12 +35,17 @@ class CompiledNetwork:
 
     def __init__(self, executable: Any, input_shape: Sequence[int]) -> None:
         import tvm
-        from tvm import relax
 
         self.executable = executable
         self.input_shape = tuple(input_shape)
         self._device = tvm.cpu()
-        self._vm = relax.VirtualMachine(executable, self._device)
+
+    @functools.cached_property
+    def _vm(self) -> Any:
+        """Made when the network is run: one for another machine can only be exported."""
+        from tvm import relax
+
+        return relax.VirtualMachine(self.executable, self._device)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The network's output for `x` of shape `input_shape`."""
@@ -74,9 +80,14 @@ class CompiledNetwork:
         """Median of `time_s`."""
         return statistics.median(self.time_s(x))
 
-    def export_library(self, path: Path) -> None:
-        """Write a shared library that `tvm.runtime.load_module` and the Relax VM load."""
-        self.executable.export_library(str(path))
+    def export_library(self, path: Path, link: Callable[..., None] | None = None) -> None:
+        """Write a shared library that `tvm.runtime.load_module` and the Relax VM load.
+
+        Args:
+            path: The file.
+            link: Links for another machine, as `backends.boards.link_shared` makes it.
+        """
+        self.executable.export_library(str(path), fcompile=link)
 
 
 def compile_network(

@@ -174,6 +174,7 @@ class _Tuning:
         return min(_latency_s(trial.outcome) for trial in self._history)
 
     def _measure(self, nests: Sequence[LoopNest]) -> None:
+        self._backend.while_waiting = self._between
         outcomes = cast(Generator[Outcome], self._backend.measure_iter(nests))
         with contextlib.closing(outcomes):
             for nest in nests:

@@ -33,8 +33,8 @@ MESSAGE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_MS = 1000
 
-Stage = Callable[[str], None]
-"""Tells the pool that a job enters a stage; returns when it may."""
+Stage = Callable[[str], Any]
+"""Tells the pool that a job enters a stage; returns when it may, with what it was granted."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +218,11 @@ def _become_victim(memory_limit_bytes: int | None) -> None:
 def _work(channel: Connection, settings: NurserySettings, function: Callable[..., Any]) -> None:
     """Run jobs one after the other until the parent closes the channel."""
 
-    def stage(name: str) -> None:
+    def stage(name: str) -> Any:
         if name not in settings.stages:
             raise ValueError(f"unknown stage {name!r}; known: {', '.join(settings.stages)}")
         channel.send(("stage", name, time.monotonic()))
-        if name in settings.exclusive:
-            channel.recv()
+        return channel.recv() if name in settings.exclusive else None
 
     while True:
         try:

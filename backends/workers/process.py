@@ -212,10 +212,10 @@ class Worker:
         self.clock(now)
         self.stage, self.waiting = stage, exclusive
 
-    def grant(self) -> None:
+    def grant(self, content: Any = None) -> None:
         self.clock(time.monotonic())
         self.waiting = False
-        self.channel.send(None)
+        self.channel.send(content)
 
     def clock(self, now: float) -> Mapping[str, float]:
         """Account the time since the last event; the seconds in each stage so far."""

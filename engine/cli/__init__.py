@@ -1,4 +1,4 @@
-"""The command line: `loopgene inspect`, `transforms`, `run`, `runs`, `show`, `export`, `ui`."""
+"""The command line: `loopgene inspect`, `run`, `show` and the others of `engine.cli.app`."""
 
 from __future__ import annotations
 

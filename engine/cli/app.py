@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import export, inspecting, running, showing, transforming, ui
+from engine.cli import boards, export, inspecting, running, showing, transforming, ui
 from engine.cli.common import ErrorBorder
 
 app = typer.Typer(
@@ -52,6 +52,8 @@ app.command("runs")(showing.runs)
 app.command("show")(showing.show)
 app.command("export")(export.export)
 app.command("ui")(ui.ui)
+app.command("devices")(boards.devices)
+app.command("board-kit")(boards.board_kit)
 
 
 def main() -> None:

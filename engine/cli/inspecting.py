@@ -113,7 +113,6 @@ def _measured(
     from engine.stages import Stages
     from genomes.nest import LoopNest
 
-    done = 0
     with (
         waiting("starting the backend") as status,
         search_backend(config.backend, sites) as backend,
@@ -125,9 +124,7 @@ def _measured(
         kernels = Kernels(stored, config.search.schedules, Stages())
 
         def between() -> None:
-            nonlocal done
-            status.update(f"measuring kernels, {done} done")
-            done += 1
+            status.update(f"measuring kernels, {stored.hits + stored.misses} done")
 
         kernels.measure(nests.values(), between)
         return {name: kernels.best(nest) for name, nest in nests.items()}, stored.describe().name

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from backends.base import Measured
+from backends.base import BackendError, Measured
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from backends.table import TableBackend, TableOptions
@@ -280,7 +280,10 @@ class TestFailures:
 
     def test_what_the_candidate_is_not_to_blame_for_is_tried_again(self, tmp_path):
         setup = Setup(tmp_path, queue_timeout=1.0)
-        assert setup.evaluator.evaluate([UNTIED])[0].status == "queue_timeout"
+        message = r"a could not be measured \(queue_timeout: injected.*--resume"
+        with pytest.raises(BackendError, match=message):
+            setup.evaluator.evaluate([UNTIED])
+        assert setup.evaluator.measured([UNTIED]) == []
         setup.kernels.backend = StoredBackend(TableBackend(), setup.store)
         assert setup.evaluator.evaluate([UNTIED])[0].status == OK
 

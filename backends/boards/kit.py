@@ -1,0 +1,124 @@
+"""The folder that is copied to a board: what to install there, the server, what to type."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.base import BackendError
+from backends.boards.requirements import LEAST_PYTHON, requirements
+from backends.boards.targets import board_target
+from backends.rpc import serve
+
+TRACKER_PORT = 9190
+SERVICE = "loopgene-board.service"
+
+_README = """\
+# A board for LoopGene: {key}
+
+The board needs a 64-bit Linux with glibc 2.28 or newer and Python {python} or newer with its
+`venv` module. Copy this folder there, to `{folder}` in the home of a user, and type in it:
+
+```
+python3 -m venv venv && venv/bin/pip install --only-binary=:all: -r requirements.txt
+venv/bin/python {serve}
+```
+
+The first installs TVM in the version of the machine that compiles; the second lends the board
+to the tracker at {tracker} until Ctrl-C, and starts its server again whenever it dies. Whoever
+can reach the board's ports can run code on it: use it in networks that you trust.
+
+On the machine that compiles, `loopgene devices --tracker {tracker}` shows the board, and an
+experiment measures on it with
+
+```yaml
+backend: {{name: rpc, tracker: "{tracker}", key: {key}, target: {target}}}
+```
+"""
+_SERVICE_README = """
+To lend the board whenever it runs, without anybody logged in:
+
+```
+mkdir -p ~/.config/systemd/user && cp {service} ~/.config/systemd/user/
+systemctl --user enable --now {service} && loginctl enable-linger
+```
+"""
+_UNIT = """\
+[Unit]
+Description=LoopGene: TVM RPC server of this board
+After=network-online.target
+
+[Service]
+WorkingDirectory=%h/{folder}
+ExecStart=%h/{folder}/venv/bin/python {serve}
+Restart=always
+RestartSec=5
+
+[Install]
+WantedBy=default.target
+"""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a board is told.
+
+    Attributes:
+        target: Name of the board's target, as for `board_target`.
+        tracker: "host:port" of the tracker, as the board reaches it.
+        key: Of the boards that are alike.
+        service: Whether a systemd unit is written too.
+    """
+
+    target: str
+    tracker: str
+    key: str
+    service: bool = False
+
+
+def write_kit(folder: Path, kit: Kit) -> list[Path]:
+    """Write the folder; the files, in order.
+
+    Raises:
+        BackendError: The target is unknown, or the folder cannot be written.
+    """
+    board_target(kit.target, 1)
+    command = f"serve.py --tracker {kit.tracker} --key {kit.key} --runtime-only"
+    fields = {
+        "folder": folder.resolve().name,
+        "key": kit.key,
+        "python": ".".join(map(str, LEAST_PYTHON)),
+        "serve": command,
+        "service": SERVICE,
+        "target": kit.target,
+        "tracker": kit.tracker,
+    }
+    readme = _README + _SERVICE_README if kit.service else _README
+    texts = {
+        "README.md": readme.format(**fields),
+        "requirements.txt": "\n".join(requirements()) + "\n",
+    }
+    if kit.service:
+        texts[SERVICE] = _UNIT.format(**fields)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+        shutil.copyfile(str(serve.__file__), folder / "serve.py")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BackendError(f"The board kit cannot be written to {folder}: {reason}") from error
+    return sorted([folder / name for name in (*texts, "serve.py")])
+
+
+def own_address() -> str:
+    """The address under which others are likely to reach this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            # Nothing is sent: connecting a datagram socket only chooses the interface.
+            sock.connect(("192.0.2.1", TRACKER_PORT))
+        except OSError:
+            return socket.gethostname()
+        return str(sock.getsockname()[0])

@@ -1,0 +1,93 @@
+"""The whole way to a board, on real 64-bit ARM code: needs `make arm-emulator`."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backends.base import Measured
+from backends.boards import board_target, link_shared
+from backends.boards.emulator.build import python_of
+from backends.network import compile_network
+from backends.rpc import tracker
+from backends.rpc.backend import RpcBackend, RpcOptions
+from backends.rpc.loopback import Farm
+from tests.backends.network.networks import SHAPE, Block
+from tests.strategies import random_nest, random_shape
+from tests.test_lowerings import scheduled
+
+pytestmark = [pytest.mark.arm, pytest.mark.timeout(900)]
+
+TARGET = "raspberry-pi-4"
+GENOMES = 16
+"""For each form of schedules."""
+
+
+@pytest.fixture(scope="module")
+def board():
+    python = python_of(Path(__file__).parents[3] / ".arm-emulator")
+    with Farm(1, "emulated", python=str(python)) as farm:
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def backend(board):
+    options = RpcOptions(
+        tracker=board.tracker,
+        key=board.key,
+        target=TARGET,
+        threads=2,
+        repeats=1,
+        min_repeat_ms=1.0,
+        run_timeout_s=30.0,
+        connect_timeout_s=60.0,
+    )
+    with RpcBackend(options) as backend:
+        yield backend
+
+
+def test_the_board_says_that_it_is_an_emulated_arm(backend):
+    device = backend.describe()
+    board = device.facts["board"]
+    assert (board["machine"], board["emulated"]) == ("aarch64", True)
+    assert "emulated" in device.name
+
+
+@pytest.mark.parametrize("form", ["default", "candidate", "random genes"])
+def test_random_genomes_compute_there_what_pytorch_computes_here(backend, form):
+    nests = []
+    for seed in range(GENOMES):
+        rng = random.Random(f"{form} {seed}")
+        nest = random_nest(rng, random_shape(rng))
+        nests.append(scheduled(nest, form, rng, backend.features))
+    assert len(set(nests)) == GENOMES
+    outcomes = backend.measure(nests)
+    failed = {seed: o for seed, o in enumerate(outcomes) if not isinstance(o, Measured)}
+    assert not failed
+
+
+def test_a_network_is_exported_for_the_board_and_agrees_there(board, tmp_path):
+    import tvm
+    from tvm import relax, rpc
+
+    model = Block().eval()
+    target = board_target(TARGET)
+    library = tmp_path / "network.so"
+    compile_network(model, SHAPE, target).export_library(library, link_shared(target))
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(x).numpy()
+    session = rpc.connect_tracker(*tracker.parse_address(board.tracker)).request(
+        board.key, session_timeout=60
+    )
+    session.upload(str(library))
+    device = session.cpu(0)
+    network = relax.VirtualMachine(session.load_module("network.so"), device)
+    network.set_input("main", tvm.runtime.tensor(x.numpy(), device))
+    network.invoke_stateful("main")
+    result = network.get_outputs("main").numpy()
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-4)
