@@ -29,6 +29,7 @@ BACKENDS = Plugins[Backend](
     error=BackendError,
     shipped={
         "cpu": "backends.cpu:CpuBackend",
+        "cuda": "backends.cuda:CudaBackend",
         "table": "backends.table:TableBackend",
     },
     options=BaseModel,
