@@ -22,6 +22,7 @@ from backends.kernel_job import KernelJob
 from backends.lowering import gpu as lowering
 from backends.measuring import MeasuringBackend
 from backends.settings import BackendSettings
+from backends.tuning.gpu_features import gpu_schedule_features
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -115,6 +116,9 @@ class CudaBackend(MeasuringBackend):
 
     def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
         return lowering.schedule_space(nest, self.features)
+
+    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        return gpu_schedule_features(nest, self.features)
 
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         self._device()

@@ -9,21 +9,24 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backends.gpus import gpu_features
 from backends.lowering import LoweringError
 from backends.lowering.gpu import (
     GPU_TRANSFORMATIONS,
+    build_kernel,
     cuda_source,
     default_schedule,
     schedule_space,
 )
+from backends.lowering.gpu.kernel import install_compiler
 from backends.tuning.mutations import neighbour
 from genomes.nest import LoopNest
 from genomes.transformations import REGISTRY, Kind, Phase, sample_gene
 from tests.backends.lowering.gpu import serial
+from tests.backends.lowering.kernels import agree
 from tests.strategies import random_nest, random_shape
 
 GPU = gpu_features("sm_90")
@@ -80,6 +83,28 @@ def test_the_serial_form_agrees_with_the_module(form: str, seed: int) -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_the_serial_form_agrees_with_the_module_on_many(form: str, seed: int) -> None:
     check(seed, form)
+
+
+@pytest.mark.cuda
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_kernel_on_a_gpu_agrees_with_the_module(form: str, seed: int) -> None:
+    """What the serial form cannot show: that threads wait where they must."""
+    import tvm
+
+    device = tvm.cuda(0)
+    gpu = gpu_features(f"sm_{device.compute_version.replace('.', '')}")
+    install_compiler(gpu.arch)
+    rng = random.Random(seed)
+    nest = scheduled(random_nest(rng, random_shape(rng)), form, rng)
+    try:
+        kernel = build_kernel(nest, gpu)
+    except LoweringError as error:
+        assume(not str(error).endswith(f" on {gpu.arch}"))
+        raise
+    agree(nest, kernel, seed, device)
 
 
 @pytest.mark.parametrize("form", FORMS)

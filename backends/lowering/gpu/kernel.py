@@ -56,7 +56,7 @@ def build_kernel(nest: LoopNest, gpu: GpuFeatures) -> CompiledKernel:
         LoweringError: TVM refuses a gene, the kernel breaks a limit of the GPU, or nvcc does not
             compile it.
     """
-    module = _generate(nest, gpu)
+    module = generate(nest, gpu)
     _machine_code(_source_of(module), gpu.arch)
     return CompiledKernel(module, nest.shape, kernel_packings(nest))
 
@@ -67,7 +67,7 @@ def cuda_source(nest: LoopNest, gpu: GpuFeatures) -> str:
     Raises:
         LoweringError: TVM refuses a gene, or the kernel breaks a limit of the GPU.
     """
-    return _source_of(_generate(nest, gpu))
+    return _source_of(generate(nest, gpu))
 
 
 def compile_source(source: str, arch: str) -> bytes:
@@ -106,7 +106,12 @@ def _machine_code(source: str, arch: str) -> bytes:
     return compile_source(source, arch)
 
 
-def _generate(nest: LoopNest, gpu: GpuFeatures) -> tvm.runtime.Module:
+def generate(nest: LoopNest, gpu: GpuFeatures) -> tvm.runtime.Module:
+    """A nest as host code and CUDA source, checked against the limits of a GPU.
+
+    Raises:
+        LoweringError: TVM refuses a gene, or the kernel breaks a limit of the GPU.
+    """
     broken = broken_limit(nest, gpu)
     if broken is not None:
         raise LoweringError(broken)

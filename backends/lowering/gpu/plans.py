@@ -111,14 +111,19 @@ def shared_bytes(form: StatementForm, plan: GpuPlan) -> int:
     return FLOAT_BYTES * sum(_fetched(form, plan))
 
 
+def blocks_of(form: StatementForm, plan: GpuPlan) -> int:
+    """Blocks of the kernel."""
+    s = form.statement
+    channels = s.kept_co // plan.channels_of_block
+    pixels = (s.rows // plan.rows_of_block) * (s.columns // plan.columns_of_block)
+    return form.batch * channels * pixels
+
+
 def cycles(form: StatementForm, gpu: GpuFeatures, plan: GpuPlan) -> float:
     """Estimated clock cycles of the kernel."""
-    s = form.statement
-    blocks = form.batch * (s.kept_co // plan.channels_of_block)
-    blocks *= (s.rows // plan.rows_of_block) * (s.columns // plan.columns_of_block)
     warps = ceil(plan.threads / gpu.warp)
     steps, work, waits, read = _work(form, plan)
-    here = ceil(blocks / gpu.multiprocessors)
+    here = ceil(blocks_of(form, plan) / gpu.multiprocessors)
     together = min(here, _resident(form, gpu, plan))
     busy = work * together * warps / SCHEDULERS
     alone = max(work, STALL * steps) + waits

@@ -9,19 +9,16 @@ over the threads that would share its work, so here each of them fetches everyth
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.target import Target
 
+from backends.lowering import CompiledKernel
+from backends.lowering.geometry import kernel_packings
 from backends.lowering.gpu import lower
-from backends.lowering.kernel import pack
-from backends.lowering.layout import pack_channels, stored, unpack_channels
-from genomes.modules import SiteConv2d
 from genomes.nest import LoopNest
-from tests.backends.lowering.kernels import TARGET
+from tests.backends.lowering.kernels import TARGET, agree
 
 
 def serial(mod: tvm.IRModule) -> tvm.IRModule:
@@ -40,20 +37,5 @@ def _unbound(loop: tirx.For) -> tirx.For:
 
 def check(nest: LoopNest, seed: int = 0) -> None:
     """The serial form of the GPU kernel of `nest` agrees with the module."""
-    torch.manual_seed(seed)
-    module = SiteConv2d(nest)
-    if module.bias is not None:
-        torch.nn.init.normal_(module.bias)
-    shape = nest.shape
-    x = torch.randn(shape.input_shape)
-    with torch.no_grad():
-        expected = module(x).numpy()
-    weights = [w.detach().numpy() for w in module.weights]
-    bias = None if module.bias is None else module.bias.detach().numpy()
-    output = np.full(stored(shape.output_shape, shape.output_lanes), np.nan, np.float32)
-    arrays = [pack_channels(x.numpy(), shape.input_lanes), *pack(nest, weights, bias), output]
-    arguments = [tvm.runtime.tensor(a) for a in arrays]
-    kernel = tirx.build(serial(lower(nest)), target=Target(TARGET), pipeline="s_tir")
-    kernel["main"](*arguments)
-    result = unpack_channels(arguments[-1].numpy())
-    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+    module = tirx.build(serial(lower(nest)), target=Target(TARGET), pipeline="s_tir")
+    agree(nest, CompiledKernel(module, nest.shape, kernel_packings(nest)), seed)

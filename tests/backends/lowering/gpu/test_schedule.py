@@ -8,6 +8,7 @@ from backends.gpus import gpu_features
 from backends.lowering import LoweringError
 from backends.lowering.compute import nest_function
 from backends.lowering.gpu import GPU_TRANSFORMATIONS, build_kernel, cuda_source, lower
+from backends.lowering.gpu.kernel import generate
 from backends.lowering.gpu.replay import LOWERED
 from genomes.transformations import REGISTRY, Phase
 from tests.backends.lowering.gpu.serial import check
@@ -101,6 +102,8 @@ def test_a_write_back_that_no_gene_places_is_a_kernel_of_its_own():
     source = cuda_source(nest, GPU)
     assert "main_kernel(" in source
     assert "main_kernel_1(" in source
+    # The accumulator lies in memory of the GPU that the host code asks for.
+    assert "TVMBackendAllocWorkspace" in generate(nest, GPU).inspect_source("ll")
 
 
 def test_a_statement_without_a_loop_for_blocks_runs_on_one_thread():
