@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pydantic import Field
 
 from backends import lowering
-from backends.base import (
-    Backend,
-    BackendError,
-    Device,
-    Measured,
-    MeasureOptions,
-    NetworkTarget,
-    Outcome,
-)
+from backends.base import BackendError, Device, MeasureOptions, NetworkTarget
 from backends.devices import CpuFeatures, cpu_features, cpu_target, describe_cpu, host, target_text
 from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
+from backends.measuring import MeasuringBackend
 from backends.settings import BackendSettings
 from backends.tuning.features import cpu_schedule_features
-from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
-from backends.workers.outcomes import ONE_THREAD, failure_of, plain
-from genomes.nest import ConvShape, LoopNest
-
-_log = logging.getLogger(__name__)
-
-REFERENCE = LoopNest.fresh(ConvShape(1, 64, 64, (16, 16), (3, 3), padding=(1, 1, 1, 1)))
-"""The kernel that is timed again and again, so that drift of the machine shows."""
+from backends.workers import WorkerPool, WorkerSpec
+from backends.workers.outcomes import ONE_THREAD
+from genomes.nest import LoopNest
 
 _MOST_BUILDERS = 8
 _AHEAD_PER_BUILDER = 2
 """Kernels that are built before the first of them is timed."""
-_HOPELESS = 1.05
-"""A kernel that takes so many times as long as the fastest of its workload is not timed on."""
 _SPINS = 2000
 """How often a sleepy thread of TVM looks for work: a millisecond.  TVM's own 300,000 take a core
 away from the builders for a sixth of a second after every kernel."""
@@ -76,14 +60,11 @@ class CpuOptions(BackendSettings):
         return replace(super().measure_options, weight_bytes=self.weights_mb << 20)
 
 
-class CpuBackend(Backend):
+class CpuBackend(MeasuringBackend):
     """Kernels on this machine's CPU.
 
     Args:
         options: All of them have defaults.
-
-    Attributes:
-        drift: (kernels before it, seconds) of each timing of the reference kernel.
 
     Raises:
         BackendError: `mcpu` or `mattr` is unknown or cannot run here, or there are more threads
@@ -96,15 +77,13 @@ class CpuBackend(Backend):
     def __init__(self, options: CpuOptions | None = None) -> None:
         self._options = options = options or CpuOptions()
         self.measure_options = options.measure_options
-        self.drift: list[tuple[int, float]] = []
-        self._jobs = 0
-        self._fastest_s: dict[str, float] = {}
         if options.threads > host().logical:
             raise BackendError(
                 f"threads = {options.threads}, but this process may use {host().logical} CPUs."
             )
         self._target = cpu_target(options.threads, options.mcpu, options.mattr)
-        self._pool = WorkerPool(self._worker_spec(), options.builders, self._ahead)
+        pool = WorkerPool(self._worker_spec(), options.builders, self._ahead)
+        super().__init__(pool, options.drift_every)
         # Workers import TVM while the search is still being set up.
         self._pool.start()
 
@@ -137,54 +116,15 @@ class CpuBackend(Backend):
     def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
         return cpu_schedule_features(nest, self.features)
 
-    def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
-        reference = self.default_schedule(REFERENCE)
-        queue: list[LoopNest] = []
-        for nest in nests:
-            if self._jobs % self._options.drift_every == 0:
-                queue.append(reference)
-            self._jobs += 1
-            ready = all(s.has_schedule for s in nest.statements)
-            queue.append(nest if ready else self.default_schedule(nest))
-        # Each job is made when a worker is free for it, with what is known by then.
-        results = self._pool.imap(self._job(nest) for nest in queue)
-        done = self._jobs - len(nests)
-        for nest, result in zip(queue, results, strict=True):
-            outcome = outcome_of(result)
-            if nest is reference:
-                self._note_drift(done, outcome)
-            else:
-                done += 1
-                self._note_fastest(nest, outcome)
-                yield outcome
-
     def network_target(self) -> NetworkTarget:
         return NetworkTarget(self._target, self.features, self._environment())
-
-    def close(self) -> None:
-        self._pool.close()
 
     @property
     def _ahead(self) -> int:
         return _AHEAD_PER_BUILDER * self._options.builders
 
-    def _job(self, nest: LoopNest) -> KernelJob:
-        fastest_s = self._fastest_s.get(nest.structure_key)
-        hopeless_s = None if fastest_s is None else _HOPELESS * fastest_s
+    def _job(self, nest: LoopNest, hopeless_s: float | None) -> KernelJob:
         return KernelJob(nest, self._target, self.measure_options, hopeless_s)
-
-    def _note_fastest(self, nest: LoopNest, outcome: Outcome) -> None:
-        if isinstance(outcome, Measured):
-            known_s = self._fastest_s.get(nest.structure_key, outcome.median_s)
-            self._fastest_s[nest.structure_key] = min(known_s, outcome.median_s)
-
-    def _note_drift(self, done: int, outcome: Outcome) -> None:
-        if isinstance(outcome, Measured):
-            self.drift.append((done, outcome.median_s))
-        elif done == 0:
-            raise BackendError(f"The reference kernel cannot be measured: {outcome.message}")
-        else:
-            _log.warning("The reference kernel could not be timed: %s", outcome.message)
 
     def _worker_spec(self) -> WorkerSpec:
         options = self._options
@@ -216,11 +156,3 @@ class CpuBackend(Backend):
         workers = self._options.builders + self._ahead
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return max(_LEAST_MEMORY_BYTES, int(machine * _MEMORY_SHARE / workers))
-
-
-def outcome_of(result: JobResult) -> Outcome:
-    """What a worker's result says of the candidate."""
-    if isinstance(result, Finished):
-        outcome: Outcome = result.value
-        return replace(outcome, stages_s=plain(result.stages_s))
-    return failure_of(result)

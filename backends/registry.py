@@ -30,6 +30,7 @@ BACKENDS = Plugins[Backend](
     shipped={
         "cpu": "backends.cpu:CpuBackend",
         "rpc": "backends.rpc.backend:RpcBackend",
+        "cuda": "backends.cuda:CudaBackend",
         "table": "backends.table:TableBackend",
     },
     options=BaseModel,

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from genomes.gene import Gene
 from genomes.steps import ROWS_AND_COLUMNS, Step, fresh_steps
 
+BOUND = "bind:"
+"""How the mark of a loop bound to an axis of a GPU begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loop:
@@ -27,6 +30,11 @@ class Loop:
     # The genes of a schedule decide them: comparing them again only costs time.
     steps: tuple[Step, ...] = field(default=(), compare=False, repr=False)
 
+    @property
+    def bound(self) -> str:
+        """The axis of a GPU that the loop is bound to, like "threadIdx.x"; "" if to none."""
+        return self.mark.removeprefix(BOUND) if self.mark.startswith(BOUND) else ""
+
     @classmethod
     def fresh(cls, name: str, extent: int, *, reduction: bool) -> Loop:
         """The loop over a whole axis."""
@@ -40,7 +48,7 @@ class Schedule:
     Attributes:
         loops: Outermost first.
         anchors: (role, loop name) of stages placed at a loop: `cache_write`, `pad`,
-            `prefetch:<operand>`, `decompose`.
+            `prefetch:<operand>`, `shared:<operand>`, `decompose`.
         packs: (operand, lanes) of packed layouts.
         genes: The program and mapping genes applied so far, for the backends to replay.
     """

@@ -33,14 +33,16 @@ from backends.lowering.padding import emit_copy
 from genomes.nest import REDUCTION_LOOPS, LoopNest
 
 
-def nest_function(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tirx.PrimFunc:
+def nest_function(
+    nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE, *, padded_as_read: bool = False
+) -> tirx.PrimFunc:
     """The kernel `main(input, residual if any, *weights, bias if any, output)`, unscheduled.
 
     `input` is (N, C_in, H, W), `output` (N, C_out, H_out, W_out), both in the layouts of the
     nest's shape, `bias` (C_out,); the weights are those of `kernel_packings`, in order.
     """
     shape = nest.shape
-    forms = statement_forms(nest, epilogue)
+    forms = statement_forms(nest, epilogue, padded_as_read=padded_as_read)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("main")
         data = argument("input", stored(shape.input_shape, shape.input_lanes))

@@ -77,6 +77,8 @@ class StatementForm:
         zeros: Whether the padding is zeros.
         epilogue: What is done to the result on its way to the output.
         input_lanes, output_lanes: Channels stored innermost in input and output, 0 for NCHW.
+        padded_as_read: Whether padding is computed where it is read, as on a GPU: the copy is a
+            stage of the statement that is inlined, and its layout is the input's.
     """
 
     index: int
@@ -91,11 +93,14 @@ class StatementForm:
     epilogue: Epilogue = NO_EPILOGUE
     input_lanes: int = 0
     output_lanes: int = 0
+    padded_as_read: bool = False
 
     @cached_property
     def by_columns(self) -> bool:
-        """Whether vectors hold neighbouring columns."""
-        return "wo" in "".join(x.name for x in self.schedule.loops if x.mark == "vectorize")
+        """Whether vectors hold neighbouring columns, for which the copy is laid out."""
+        return not self.padded_as_read and "wo" in "".join(
+            x.name for x in self.schedule.loops if x.mark == "vectorize"
+        )
 
     @cached_property
     def phases(self) -> int:
@@ -123,7 +128,8 @@ class StatementForm:
     @property
     def pads_at_loop(self) -> bool:
         """Whether the copy is made inside a loop of the statement, else before all statements."""
-        return self.pads and self.schedule.anchor("pad") is not None
+        anchored = self.schedule.anchor("pad") is not None
+        return self.pads and (anchored or self.padded_as_read)
 
     @property
     def owns_copy(self) -> bool:
@@ -202,8 +208,10 @@ class StatementForm:
         return (self.batch, s.kept_co, *sizes)
 
 
-def statement_forms(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tuple[StatementForm, ...]:
-    """The statements of a nest as they appear in its kernel."""
+def statement_forms(
+    nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE, *, padded_as_read: bool = False
+) -> tuple[StatementForm, ...]:
+    """The statements of a nest as they appear in its kernel, on a GPU if `padded_as_read`."""
     batch = nest.shape.batch
     packings = kernel_packings(nest)
     owners: dict[tuple[object, ...], int] = {}
@@ -224,6 +232,7 @@ def statement_forms(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tuple[S
             epilogue=epilogue,
             input_lanes=nest.shape.input_lanes,
             output_lanes=nest.shape.output_lanes,
+            padded_as_read=padded_as_read,
         )
         if form.pads and not form.pads_at_loop:
             form = replace(form, source=owners.setdefault(form.copy, index))

@@ -8,7 +8,7 @@ decomposition of the reduction last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +23,14 @@ from genomes.nest import REDUCTION_LOOPS, SPATIAL_LOOPS
 TVM_REFUSALS = (s_tir.ScheduleError, ValueError, TypeError, IndexError)
 """What primitives raise when they do not apply."""
 
+Phases = Sequence[Mapping[str, Callable[..., None]]]
+"""Methods of a replay by the gene that they apply, phase by phase."""
+
 
 class Replay:
-    """The genes of one statement, applied to its blocks in `sch`."""
+    """The genes of one statement, applied to its blocks in `sch`, for a CPU."""
+
+    device = "CPU"
 
     def __init__(self, sch: s_tir.Schedule, form: StatementForm) -> None:
         self._sch = sch
@@ -43,17 +48,28 @@ class Replay:
         Raises:
             LoweringError: TVM refuses a gene.
         """
-        genes = self._form.schedule.genes
+        phases, genes = self._phases(), self._form.schedule.genes
+        lowered = frozenset(op for phase in phases for op in phase)
         for gene in genes:
-            if gene.op not in LOWERED:
-                known = ", ".join(sorted(LOWERED))
-                raise LoweringError(f"{gene} does not lower to a CPU kernel; {known} do")
-        for phase in _PHASES:
+            if gene.op not in lowered:
+                known = ", ".join(sorted(lowered))
+                raise LoweringError(f"{gene} does not lower to a {self.device} kernel; {known} do")
+        for phase in phases:
             for gene in genes:
                 if gene.op in phase:
                     self._apply(gene, phase[gene.op])
+            self._after(phase)
         if self._write is not None and self._form.schedule.anchor("cache_write") is None:
-            stages.schedule_root_write(self._sch, self._write, self._form)
+            self._schedule_root_write()
+
+    def _phases(self) -> Phases:
+        return _PHASES
+
+    def _after(self, phase: Mapping[str, Callable[..., None]]) -> None:
+        """What follows the genes of a phase, whatever they are."""
+
+    def _schedule_root_write(self) -> None:
+        stages.schedule_root_write(self._sch, self._write, self._form)
 
     def _apply(self, gene: Gene, step: Callable[..., None]) -> None:
         try:
@@ -132,13 +148,19 @@ class Replay:
         self._sch.decompose_reduction(self._conv, self._loops[loop])
 
 
-_PHASES: tuple[dict[str, Callable[..., None]], ...] = (
-    {
-        "split": Replay._split,
-        "tile": Replay._tile,
-        "interchange": Replay._interchange,
-        "fuse": Replay._fuse,
-    },
+STRUCTURE: Mapping[str, Callable[..., None]] = {
+    "split": Replay._split,
+    "tile": Replay._tile,
+    "interchange": Replay._interchange,
+    "fuse": Replay._fuse,
+}
+"""The first phase, on any device."""
+
+LAYOUT: Phases = ({"pack": Replay._pack}, {"decompose_reduction": Replay._decompose_reduction})
+"""The last phases, on any device."""
+
+_PHASES: Phases = (
+    STRUCTURE,
     {"cache_write": Replay._cache_write},
     {"prefetch": Replay._prefetch},
     {"compute_at": Replay._compute_at},
@@ -147,12 +169,8 @@ _PHASES: tuple[dict[str, Callable[..., None]], ...] = (
         "unroll": Replay._unroll,
         "vectorize": Replay._vectorize,
     },
-    {"pack": Replay._pack},
-    {"decompose_reduction": Replay._decompose_reduction},
+    *LAYOUT,
 )
-
-LOWERED = frozenset(op for phase in _PHASES for op in phase)
-"""Names of the schedule transformations that the replay knows."""
 
 
 def first_line(error: BaseException) -> str:

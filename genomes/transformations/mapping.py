@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from math import prod
 
 from genomes.errors import require
 from genomes.nest import LoopNest
-from genomes.schedule import Schedule
+from genomes.schedule import BOUND, Schedule
 from genomes.transformations.arguments import LoopName, OneOf
-from genomes.transformations.program import marked, placed, position, rescheduled
+from genomes.transformations.program import (
+    check_anchors,
+    marked,
+    placed,
+    position,
+    rescheduled,
+)
 from genomes.transformations.registry import Kind, Phase, transformation
 
 THREAD_AXES = (
@@ -38,14 +44,12 @@ def bind(nest: LoopNest, index: int, loop: str, axis: str) -> LoopNest:
     def edit(schedule: Schedule) -> Schedule:
         at = position(schedule, loop)
         require(not schedule.loops[at].reduction, f"{loop} is a reduction loop")
-        mark = f"bind:{axis}"
-        taken = [x.name for x in schedule.loops if x.mark == mark]
+        taken = [x.name for x in schedule.loops if x.bound == axis]
         require(not taken, f"{axis} is bound to {', '.join(taken)} already")
-        new = marked(schedule, loop, mark)
-        threads = 1
-        for x in new.loops:
-            threads *= x.extent if x.mark.startswith("bind:threadIdx") else 1
+        new = marked(schedule, loop, f"{BOUND}{axis}")
+        threads = prod(x.extent for x in new.loops if x.bound.startswith("threadIdx"))
         require(threads <= MAX_THREADS, f"{threads} threads in a block; at most {MAX_THREADS}")
+        check_anchors(new)
         return new
 
     return rescheduled(nest, index, edit, "bind", loop=loop, axis=axis)
@@ -70,12 +74,8 @@ def shared_read(nest: LoopNest, index: int, operand: str, loop: str) -> LoopNest
     role = f"shared:{operand}"
 
     def edit(schedule: Schedule) -> Schedule:
-        blocks = any(x.mark.startswith("bind:blockIdx") for x in schedule.loops)
+        blocks = any(x.bound.startswith("blockIdx") for x in schedule.loops)
         require(blocks, "no loop is bound to a block: bind comes before shared_read")
-        at = schedule.loops[position(schedule, loop)]
-        require(not at.mark.startswith("bind:threadIdx"), f"{loop} is bound to threads")
-        unmarked = tuple(replace(x, mark="") if "bind" in x.mark else x for x in schedule.loops)
-        new = placed(replace(schedule, loops=unmarked), role, loop)
-        return replace(schedule, anchors=new.anchors)
+        return placed(schedule, role, loop)
 
     return rescheduled(nest, index, edit, "shared_read", operand=operand, loop=loop)

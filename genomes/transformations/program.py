@@ -78,8 +78,8 @@ def _reorder(schedule: Schedule, order: Sequence[str]) -> Schedule:
     require(tuple(loops) != schedule.loops, "the loops are in this order already")
     new = _with_loops(schedule, loops)
     _check_copies(new)
-    for role, anchor in schedule.anchors:
-        _check_anchor(new, role, anchor)
+    _check_bound(new)
+    check_anchors(new)
     return new
 
 
@@ -89,7 +89,28 @@ def marked(schedule: Schedule, name: str, mark: str) -> Schedule:
     loops = list(schedule.loops)
     require(not loops[at].mark, f"loop {name} is already marked {loops[at].mark}")
     loops[at] = replace(loops[at], mark=mark)
-    return _with_loops(schedule, loops)
+    new = _with_loops(schedule, loops)
+    _check_bound(new)
+    return new
+
+
+def check_anchors(schedule: Schedule) -> None:
+    """The rules of all stages placed at loops, for the present loops and their marks."""
+    for role, anchor in schedule.anchors:
+        _check_anchor(schedule, role, anchor)
+
+
+def _check_bound(schedule: Schedule) -> None:
+    """The rule of loops bound to a GPU: they are what is outside, but for plain loops."""
+    for at, loop in enumerate(schedule.loops):
+        if loop.bound:
+            around = schedule.loops[:at]
+            inside = [x.name for x in around if x.reduction or (x.mark and not x.bound)]
+            require(
+                not inside,
+                f"loop {loop.name} inside the reduction or marked loop {', '.join(inside)} "
+                f"cannot be bound to {loop.bound}",
+            )
 
 
 def _check_copies(schedule: Schedule) -> None:
@@ -109,7 +130,8 @@ def _check_anchor(schedule: Schedule, role: str, name: str) -> None:
     """The rules of a stage placed at a loop, for the present order of the loops."""
     at = position(schedule, name)
     loop = schedule.loops[at]
-    require(loop.mark in ("", "parallel"), f"loop {name} is {loop.mark}d and holds no stage")
+    holds = loop.mark in ("", "parallel") or loop.bound
+    require(bool(holds), f"loop {name} is {loop.mark}d and holds no stage")
     around = schedule.loops[:at] if role == "decompose" else schedule.loops[: at + 1]
     if role in ("decompose", "cache_write"):
         outer = [x.name for x in around if x.reduction]
@@ -127,13 +149,31 @@ def _check_anchor(schedule: Schedule, role: str, name: str) -> None:
             )
     inside = [x.name for x in schedule.loops[:at] if x.mark in ("vectorize", "unroll")]
     require(not inside, f"loop {name} is inside the marked loop {', '.join(inside)}")
+    # A thread sees its own copy of a stage; one in shared memory is seen by its whole block.
+    shared = role.startswith("shared")
+    bound = [x for x in schedule.loops[len(around) :] if x.bound]
+    torn = [x.name for x in bound if not shared or x.bound.startswith("blockIdx")]
+    require(not torn, f"the {role} at {name} is outside the bound loop {', '.join(torn)}")
+    _check_fetches(schedule, role.partition(":")[2])
+
+
+def _check_fetches(schedule: Schedule, operand: str) -> None:
+    """The rule of an operand that is fetched twice: from shared memory into a thread's own."""
+    shared, own = (schedule.anchor(f"{role}:{operand}") for role in ("shared", "prefetch"))
+    if shared is not None and own is not None:
+        require(
+            position(schedule, shared) < position(schedule, own),
+            f"the {operand} is prefetched at {own}, not inside the loop {shared} at which it is "
+            "fetched into shared memory",
+        )
 
 
 def placed(schedule: Schedule, role: str, loop: str) -> Schedule:
     """The schedule with the stage `role` at a loop."""
     require(schedule.anchor(role) is None, f"the statement has a {role} stage already")
-    _check_anchor(schedule, role, loop)
-    return replace(schedule, anchors=tuple(sorted((*schedule.anchors, (role, loop)))))
+    new = replace(schedule, anchors=tuple(sorted((*schedule.anchors, (role, loop)))))
+    _check_anchor(new, role, loop)
+    return new
 
 
 @transformation(

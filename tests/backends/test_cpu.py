@@ -6,7 +6,8 @@ import pytest
 
 from backends.base import BackendError, Failed, FailureKind, Measured
 from backends.conformance import BackendConformance
-from backends.cpu import CpuBackend, CpuOptions, outcome_of
+from backends.cpu import CpuBackend, CpuOptions
+from backends.measuring import outcome_of
 from backends.tuning.mutations import rewritten
 from backends.workers import Crashed, Finished, Lost, Raised, TimedOut
 from genomes.gene import Gene

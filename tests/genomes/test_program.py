@@ -27,6 +27,10 @@ def order(*names: str) -> Gene:
     return Gene.of("interchange", order=names)
 
 
+def bind(loop: str, axis: str) -> Gene:
+    return Gene.of("bind", loop=loop, axis=axis)
+
+
 INNER_CO = (split("co", 16), order("ho", "wo", "ci", "kh", "kw", "co.1"))
 ILLEGAL = {
     "no such loop": ([split("k", 2)], "there is no loop k; the loops are n, co, ho"),
@@ -137,6 +141,50 @@ ILLEGAL = {
         [Gene.of("shared_read", operand="input", loop="ci")],
         "bind comes before shared_read",
     ),
+    "bind inside a reduction": (
+        [order("ci", "n"), bind("co", "threadIdx.x")],
+        "loop co inside the reduction or marked loop ci cannot be bound to threadIdx.x",
+    ),
+    "bind inside unrolled": (
+        [on("unroll", "n"), bind("co", "blockIdx.x")],
+        "loop co inside the reduction or marked loop n cannot be bound to blockIdx.x",
+    ),
+    "unroll around a bound loop": (
+        [bind("co", "blockIdx.x"), on("unroll", "n")],
+        "loop co inside the reduction or marked loop n cannot be bound to blockIdx.x",
+    ),
+    "put a reduction around a bound loop": (
+        [bind("co", "blockIdx.x"), order("ci", "n")],
+        "loop co inside the reduction or marked loop ci cannot be bound to blockIdx.x",
+    ),
+    "write back outside of threads": (
+        [bind("ho", "threadIdx.x"), on("cache_write", "co")],
+        "the cache_write at co is outside the bound loop ho",
+    ),
+    "bind inside a write-back": (
+        [on("cache_write", "co"), bind("ho", "threadIdx.x")],
+        "the cache_write at co is outside the bound loop ho",
+    ),
+    "initialise outside of threads": (
+        [bind("wo", "threadIdx.x"), on("decompose_reduction", "wo")],
+        "the decompose at wo is outside the bound loop wo",
+    ),
+    "prefetch outside of threads": (
+        [bind("ho", "vthread.x"), Gene.of("prefetch", operand="input", loop="co")],
+        "the prefetch:input at co is outside the bound loop ho",
+    ),
+    "fetch outside of blocks": (
+        [bind("co", "blockIdx.x"), Gene.of("shared_read", operand="input", loop="n")],
+        "the shared:input at n is outside the bound loop co",
+    ),
+    "prefetch before the shared fetch": (
+        [
+            bind("co", "blockIdx.x"),
+            Gene.of("shared_read", operand="input", loop="ci"),
+            Gene.of("prefetch", operand="input", loop="ci"),
+        ],
+        "the input is prefetched at ci, not inside the loop ci at which it is fetched into",
+    ),
 }
 
 
@@ -155,6 +203,13 @@ def test_too_many_threads() -> None:
     )
     with pytest.raises(IllegalTransformation, match="2048 threads in a block; at most 1024"):
         replay(shape, genes)
+
+
+def test_a_block_fetches_for_all_of_its_threads() -> None:
+    fetch = Gene.of("shared_read", operand="input", loop="co")
+    schedule = scheduled(bind("co", "blockIdx.x"), bind("ho", "threadIdx.x"), fetch)
+    assert schedule.anchor("shared:input") == "co"
+    assert [x.bound for x in schedule.loops if x.bound] == ["blockIdx.x", "threadIdx.x"]
 
 
 def test_compute_at_needs_padding() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from backends.devices import CpuFeatures, cpu_target
-from backends.lowering import build_kernel
+from backends.lowering import CompiledKernel, build_kernel
 from backends.lowering.layout import unpack_channels
 from genomes.gene import Gene
 from genomes.modules import SiteConv2d
@@ -45,6 +45,11 @@ def after(nest: LoopNest, *genes: Gene) -> LoopNest:
 
 def check(nest: LoopNest, seed: int = 0, target: dict[str, Any] = TARGET) -> None:
     """The kernel of `nest` for `target`, with random weights, agrees with the module."""
+    agree(nest, build_kernel(nest, target), seed)
+
+
+def agree(nest: LoopNest, kernel: CompiledKernel, seed: int = 0, device: Any = None) -> None:
+    """`kernel`, run with random weights on `device` (the CPU), agrees with the module."""
     import tvm
 
     torch.manual_seed(seed)
@@ -55,10 +60,9 @@ def check(nest: LoopNest, seed: int = 0, target: dict[str, Any] = TARGET) -> Non
     with torch.no_grad():
         expected = module(x).numpy()
     assert expected.shape == nest.shape.output_shape
-    kernel = build_kernel(nest, target)
     weights = [w.detach().numpy() for w in module.weights]
     bias = None if module.bias is None else module.bias.detach().numpy()
-    arguments = [tvm.runtime.tensor(a) for a in kernel.arguments(x.numpy(), weights, bias)]
+    arguments = [tvm.runtime.tensor(a, device) for a in kernel.arguments(x.numpy(), weights, bias)]
     kernel.module["main"](*arguments)
     result = unpack_channels(arguments[-1].numpy())
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)

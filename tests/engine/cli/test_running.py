@@ -74,8 +74,26 @@ class TestRun:
         assert result.stdout.endswith(f"to go on:     {again}, with a larger limit\n")
         assert only_run(work).state().state is State.STOPPED
 
+    def test_a_gpu_that_is_not_there_is_one_line(self, cli: Cli, work: Path) -> None:
+        import tvm
+
+        if tvm.cuda(0).exist:
+            pytest.skip("there is a GPU")
+        result = cli("run", "tiny.yaml", "--set", "backend.name=cuda")
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("loopgene: error: there is no CUDA device that TVM can use")
+        assert "search with backend.name: cpu" in line
+
 
 class TestDryRun:
+    def test_the_experiment_for_a_gpu_needs_no_gpu(self, cli: Cli) -> None:
+        path = Path(__file__).parents[3] / "experiments" / "resnet18_cifar10_cuda.yaml"
+        result = cli("run", str(path), "--dry-run", "--set", "data.kind=auto")
+        assert result.exit_code == 0, result.output
+        assert "  name: cuda\n  arch: sm_90\n" in result.stdout
+        assert "# 20 sites of 11 distinct shapes" in result.stdout
+
     def test_prints_a_config_and_the_size_of_the_space(self, cli: Cli, work: Path) -> None:
         result = cli("run", "tiny.yaml", "--dry-run", "--set", "search.population=64")
         assert result.exit_code == 0

@@ -1,0 +1,173 @@
+"""The CUDA backend: kernels compiled by TVM and nvcc, checked and timed on this machine's GPU.
+
+Schedules, CUDA source and machine code need no GPU; `measure` and `describe` do.  It times
+kernels only: whole networks are not compiled for a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from backends.base import BackendError, Device, Outcome
+from backends.cuda_job import EXCLUSIVE, KERNEL_VERSION, STAGES
+from backends.devices import host, target_text
+from backends.gpus import GpuFeatures, gpu_features, gpu_target
+from backends.kernel_job import KernelJob
+from backends.lowering import gpu as lowering
+from backends.measuring import MeasuringBackend
+from backends.settings import BackendSettings
+from backends.tuning.gpu_features import gpu_schedule_features
+from backends.workers import WorkerPool, WorkerSpec
+from backends.workers.outcomes import ONE_THREAD
+from genomes.nest import LoopNest
+
+_MOST_BUILDERS = 4
+"""Each worker holds a CUDA context of some hundred megabytes on the GPU."""
+
+
+class CudaOptions(BackendSettings):
+    """Options of the CUDA backend.
+
+    Attributes:
+        arch: The GPU's architecture, as nvcc calls it: "sm_90".
+        builders: Kernels that are built side by side; they are checked and timed one by one.
+        drift_every: The reference kernel is timed before the first and after every so many
+            kernels.
+        jobs_per_worker: A worker process is replaced after so many kernels.
+    """
+
+    arch: str = "sm_90"
+    builders: int = Field(default_factory=lambda: min(host().cores, _MOST_BUILDERS), ge=1, le=64)
+    drift_every: int = Field(default=50, ge=1)
+    jobs_per_worker: int = Field(default=200, ge=1)
+
+    @field_validator("arch")
+    @classmethod
+    def _known_arch(cls, arch: str) -> str:
+        try:
+            return gpu_features(arch).arch
+        except BackendError as error:
+            raise ValueError(str(error)) from error
+
+
+class CudaBackend(MeasuringBackend):
+    """Kernels on this machine's first NVIDIA GPU.
+
+    It can be made, and schedules and compiles, where there is no GPU.
+
+    Args:
+        options: All of them have defaults.
+    """
+
+    name = "cuda"
+    Options = CudaOptions
+
+    def __init__(self, options: CudaOptions | None = None) -> None:
+        self._options = options = options or CudaOptions()
+        self.measure_options = options.measure_options
+        self._target = gpu_target(options.arch)
+        pool = WorkerPool(self._worker_spec(), options.builders, options.builders)
+        super().__init__(pool, options.drift_every)
+
+    @property
+    def target(self) -> str:
+        return target_text(self._target)
+
+    @functools.cached_property
+    def features(self) -> GpuFeatures:
+        """What schedules may use."""
+        return gpu_features(self._options.arch)
+
+    def describe(self) -> Device:
+        """The GPU.
+
+        Raises:
+            BackendError: There is none, or it is of another architecture.
+        """
+        import tvm
+
+        device = self._device()
+        facts = {
+            "kind": "cuda",
+            "model": str(device.device_name),
+            "arch": self._options.arch,
+            "multiprocessors": int(device.multi_processor_count),
+            "clock_khz": int(device.max_clock_rate),
+            "nvcc": _nvcc_version(),
+            "tvm": str(tvm.__version__),
+            "kernels": KERNEL_VERSION,
+        }
+        return Device(f"{facts['model']} ({self._options.arch})", facts)
+
+    def transformations(self) -> frozenset[str]:
+        return lowering.GPU_TRANSFORMATIONS
+
+    def default_schedule(self, nest: LoopNest) -> LoopNest:
+        return lowering.default_schedule(nest, self.features)
+
+    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        return lowering.schedule_candidates(nest, self.features)
+
+    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
+        return lowering.schedule_space(nest, self.features)
+
+    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
+        return gpu_schedule_features(nest, self.features)
+
+    def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
+        self._device()
+        return super().measure_iter(nests)
+
+    def _job(self, nest: LoopNest, hopeless_s: float | None) -> KernelJob:
+        return KernelJob(nest, self._target, self.measure_options, hopeless_s)
+
+    def _device(self) -> Any:
+        """The GPU, as TVM knows it; there is a compiler for it, too."""
+        import tvm
+
+        device = tvm.cuda(0)
+        if not device.exist:
+            raise BackendError(
+                "there is no CUDA device that TVM can use, so nothing can be measured here; run "
+                "this on a machine with an NVIDIA GPU, its driver and libcudart.so.13, or search "
+                "with backend.name: cpu (kernels for a GPU can be compiled here, by "
+                "backends.lowering.gpu.build_kernel)"
+            )
+        found = f"sm_{str(device.compute_version).replace('.', '')}"
+        if found != self._options.arch:
+            raise BackendError(
+                f"backend.arch is {self._options.arch}, but this GPU ({device.device_name}) is "
+                f"{found}; set backend.arch: {found}"
+            )
+        if shutil.which("nvcc") is None:
+            raise BackendError(
+                "there is no nvcc on the PATH, so no kernel can be compiled; install the CUDA "
+                "toolkit, or add its bin folder to PATH"
+            )
+        return device
+
+    def _worker_spec(self) -> WorkerSpec:
+        options = self._options
+        limits_s = (options.build_timeout_s, options.run_timeout_s, options.run_timeout_s)
+        return WorkerSpec(
+            function="backends.cuda_job:run",
+            limits_s=dict(zip(STAGES, limits_s, strict=True)),
+            exclusive=EXCLUSIVE,
+            initialise="backends.cuda_job:initialise",
+            arguments=(self._target,),
+            environment={**ONE_THREAD, "TVM_NUM_THREADS": "1"},
+            jobs_per_worker=options.jobs_per_worker,
+        )
+
+
+def _nvcc_version() -> str:
+    """The release of the compiler, like "13.0, V13.0.88"."""
+    told = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False)
+    releases = [x.partition("release ")[2] for x in told.stdout.splitlines() if "release " in x]
+    return releases[0] if releases else "unknown"

@@ -1,0 +1,86 @@
+"""What GPU kernels are compiled for: architectures and their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.base import BackendError
+
+
+@dataclass(frozen=True)
+class GpuFeatures:
+    """What a schedule needs to know of a GPU.
+
+    Attributes:
+        arch: The architecture, as nvcc calls it: "sm_90".
+        multiprocessors: Of the usual product; it decides which schedules are proposed first.
+        threads_each: Threads that one multiprocessor holds at a time.
+        shared_each: Shared memory of one multiprocessor, in bytes.
+        max_threads: Threads of one block.
+        max_shared_bytes: Shared memory of one block.
+        max_local_bytes: Local memory of one thread, registers included.
+        max_vthreads: Virtual threads of one thread, which are copies of its code.
+        max_vector_bytes: One load or store.
+        warp: Threads that run in step.
+        registers_each: Registers of one multiprocessor, of 4 bytes.
+    """
+
+    arch: str
+    multiprocessors: int
+    threads_each: int
+    shared_each: int
+    max_threads: int = 1024
+    max_shared_bytes: int = 48 << 10
+    max_local_bytes: int = 4 << 10
+    max_vthreads: int = 8
+    max_vector_bytes: int = 16
+    warp: int = 32
+    registers_each: int = 64 << 10
+
+
+# Shared memory beyond 48 KiB in a block would have to be asked for at every launch.
+_KNOWN = (
+    GpuFeatures("sm_75", 40, 1024, 64 << 10),
+    GpuFeatures("sm_80", 108, 2048, 164 << 10),
+    GpuFeatures("sm_86", 82, 1536, 100 << 10),
+    GpuFeatures("sm_87", 16, 1536, 164 << 10),
+    GpuFeatures("sm_89", 128, 1536, 100 << 10),
+    GpuFeatures("sm_90", 132, 2048, 228 << 10),
+    GpuFeatures("sm_100", 148, 2048, 228 << 10),
+    GpuFeatures("sm_103", 160, 2048, 228 << 10),
+    GpuFeatures("sm_110", 20, 1536, 228 << 10),
+    GpuFeatures("sm_120", 170, 1536, 100 << 10),
+    GpuFeatures("sm_121", 48, 1536, 100 << 10),
+)
+
+ARCHITECTURES: Mapping[str, GpuFeatures] = {features.arch: features for features in _KNOWN}
+"""Those that nvcc 13 compiles for."""
+
+
+def gpu_features(arch: str) -> GpuFeatures:
+    """The limits of an architecture.
+
+    Raises:
+        BackendError: It is unknown; TVM itself accepts any name.
+    """
+    if arch not in ARCHITECTURES:
+        raise BackendError(f"unknown arch {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[arch]
+
+
+def gpu_target(arch: str) -> dict[str, Any]:
+    """A target for `tvm.target.Target`; the host code runs on this machine's CPU.
+
+    Raises:
+        BackendError: The architecture is unknown.
+    """
+    limits = gpu_features(arch)
+    return {
+        "kind": "cuda",
+        "arch": arch,
+        "max_threads_per_block": limits.max_threads,
+        "max_shared_memory_per_block": limits.max_shared_bytes,
+        "host": {"kind": "llvm"},
+    }
