@@ -107,6 +107,7 @@ class Misfortune(threading.Thread):
         self.farm.stop_tracker()
         time.sleep(2)
         self.farm.start_tracker()
+        assert until(self.farm.reachable, 30)
 
     def lend_a_mute_device(self):
         with mute_device(self.farm):
@@ -140,7 +141,7 @@ def test_a_search_that_suffers_everything_ends_like_one_that_suffers_nothing(tmp
         misfortune = Misfortune(farm, other_tvm(tmp_path))
         misfortune.start()
         try:
-            limits = {"service_s": 1.5, "run_timeout_s": 6.0, "connect_timeout_s": 3.0}
+            limits = {"service_s": 2.5, "run_timeout_s": 6.0, "connect_timeout_s": 3.0}
             harmed = search(tmp_path / "harmed", farm, 4, **limits)
             in_time = not misfortune.is_alive()
         finally:
