@@ -115,11 +115,11 @@ def test_a_search_measures_there_and_its_network_runs_there(board, tmp_path, mon
     (tmp_path / "board.yaml").write_text(text)
     searched = invoke("run", "board.yaml")
     assert searched.exit_code == 0, searched.output
+    assert "the device is an emulator: its times are no performance figures" in searched.output
     (run,) = list_runs(tmp_path / "loopgene-runs")
     result = run.result()
     assert result["device"]["facts"]["board"]["emulated"] is True
     assert result["counts"]["evaluations"] == 18
-    assert result["found"]["genome"] != result["original"].get("genome")
     exported = invoke("export", run.name)
     assert exported.exit_code == 0, exported.output
     checked = re.search(r"network\.so  \(differs from PyTorch by (\S+)\)", exported.output)
@@ -130,6 +130,9 @@ def test_a_search_measures_there_and_its_network_runs_there(board, tmp_path, mon
 
 
 def test_the_commands_for_boards_see_the_board_and_try_it(board):
+    board.wait_for(1)  # until the last session is over
     result = invoke("devices", "--tracker", board.tracker)
     assert result.exit_code == 0, result.output
-    assert re.search(r"emulated +free +aarch64, .*emulated +0\.27\.0\S* .* right, ", result.output)
+    assert re.search(
+        r"emulated +free +aarch64, .*emulated +0\.27\.0\S* +- +right *$", result.output, re.M
+    )
