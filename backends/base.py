@@ -17,10 +17,15 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genomes.errors import LoopGeneError
 from genomes.nest import LoopNest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class BackendError(LoopGeneError):
@@ -138,6 +143,24 @@ class NetworkTarget:
     environment: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class LibraryTarget:
+    """What a backend says for networks to be exported to a device that this machine is not.
+
+    Attributes:
+        target: The TVM target, as `tvm.target.Target` takes it.
+        features: What the default schedules need to know of the device.
+        link: The `fcompile` of TVM's `export_library`.
+        run: Runs an exported library, given as its file and the input, on such a device; gives
+            the network's output, or raises `BackendError` when no device has done so.
+    """
+
+    target: Mapping[str, Any]
+    features: Any
+    link: Callable[..., None]
+    run: Callable[[Path, NDArray[np.float32]], NDArray[np.float32]]
+
+
 class Backend(abc.ABC):
     """One kind of device.  Implementations are context managers and own their processes.
 
@@ -208,6 +231,10 @@ class Backend(abc.ABC):
 
     def network_target(self) -> NetworkTarget | None:
         """How whole networks are compiled for this device; None when they cannot be run."""
+        return None
+
+    def library_target(self) -> LibraryTarget | None:
+        """How whole networks are compiled for a device that this machine is not; None if none."""
         return None
 
     def close(self) -> None:  # noqa: B027 - not every backend has something to end

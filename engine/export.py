@@ -30,6 +30,8 @@ from genomes.genome import Genome
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from backends.base import LibraryTarget
+
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
@@ -139,11 +141,12 @@ def export_run(run: RunDir, output: Path | None = None) -> Exported:
         )
         (work / "factory.py").write_text(text)
         deviations, notes = _write_onnx(model, x, expected, work / "network.onnx")
-        deviation = _write_library(run, result, model, x, expected, work / "network.so")
-        if deviation is None:
-            notes.append("network.so: this backend does not compile whole networks")
-        else:
-            deviations["network.so"] = deviation
+        library = _write_library(run, result, model, x, expected, work / "network.so")
+        if library.deviation is not None:
+            deviations["network.so"] = library.deviation
+        if library.note:
+            notes.append(library.note)
+        if (work / "network.so").exists():
             (work / "run_compiled.py").write_text(_LOADER.format(shape=tuple(shape)))
         _check(deviations)
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,6 +209,19 @@ def _onnx_program(model: nn.Module, x: Tensor) -> Any:
         log.setLevel(level)
 
 
+@dataclass(frozen=True)
+class _Library:
+    """What became of network.so.
+
+    Attributes:
+        deviation: From PyTorch, relative to the largest output; None if it did not run.
+        note: What was not done, and why; "" when all was.
+    """
+
+    deviation: float | None = None
+    note: str = ""
+
+
 def _write_library(
     run: RunDir,
     result: Mapping[str, Any],
@@ -213,17 +229,19 @@ def _write_library(
     x: Tensor,
     expected: Tensor,
     path: Path,
-) -> float | None:
-    """Compile, check and write the library; None when the backend has no whole networks."""
+) -> _Library:
+    """Compile, check and write the library, if the backend has whole networks."""
     from backends.registry import create_backend
-    from engine.network import network_schedules, relative_error, schedule_of
 
     config = run.config()
     with create_backend(config.backend.name, config.backend.options) as backend:
-        target = backend.network_target()
+        target, elsewhere = backend.network_target(), backend.library_target()
+    if elsewhere is not None:
+        return _write_for(elsewhere, result, model, x, expected, path)
     if target is None:
-        return None
+        return _Library(note="network.so: this backend does not compile whole networks")
     from backends.network import compile_network
+    from engine.network import network_schedules, relative_error, schedule_of
 
     compiled = compile_network(
         model,
@@ -235,7 +253,37 @@ def _write_library(
     deviation = relative_error(compiled(x.numpy()), expected.numpy())
     with _quiet_scopes():
         compiled.export_library(path)
-    return deviation
+    return _Library(deviation)
+
+
+def _write_for(
+    target: LibraryTarget,
+    result: Mapping[str, Any],
+    model: nn.Module,
+    x: Tensor,
+    expected: Tensor,
+    path: Path,
+) -> _Library:
+    """Compile and write the library for another machine, and check it there."""
+    from backends.base import BackendError
+    from backends.network import compile_network
+    from engine.network import network_schedules, relative_error, schedule_of
+
+    compiled = compile_network(
+        model,
+        tuple(x.shape),
+        dict(target.target),
+        schedule_of(target, network_schedules(result)),
+        target.features.lanes,
+        blocks=0,  # the layout in which the kernels were measured
+    )
+    with _quiet_scopes():
+        compiled.export_library(path, target.link)
+    try:
+        result_there = target.run(path, x.numpy())
+    except BackendError as error:
+        return _Library(note=f"network.so was not checked: {error}")
+    return _Library(relative_error(result_there, expected.numpy()))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import Backend, Failed, FailureKind, NetworkTarget
+from backends.base import Backend, Failed, FailureKind, LibraryTarget, NetworkTarget
 from backends.registry import backend_type, create_backend
 from backends.timing.steady import CALM
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
@@ -150,7 +150,9 @@ def laid_out(model: nn.Module, sites: Sites, target: NetworkTarget | None) -> Si
         return sites
 
 
-def schedule_of(target: NetworkTarget, schedules: Mapping[str, tuple[Gene, ...]]) -> Any:
+def schedule_of(
+    target: NetworkTarget | LibraryTarget, schedules: Mapping[str, tuple[Gene, ...]]
+) -> Any:
     """A function that gives a nest its schedule: the one in `schedules`, or the default."""
     from backends.lowering import default_schedule
     from genomes.transformations import apply

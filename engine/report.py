@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.emulated import NOTE, is_emulated
 from engine.numbers import count_text, ratio_text, share_text, span_text, time_text
 from engine.plots import draw_run
 from engine.runs import RunDir, write_atomic
@@ -109,6 +110,8 @@ def _head(result: Mapping[str, Any]) -> str:
         before, after = original["latency_s"], found["latency_s"]
         timed = "estimated from the measured kernels"
     times = f"{time_text(before)} → {time_text(after)}"
+    if is_emulated(result["device"]):
+        return "\n".join([*lines, f"{times}, but {NOTE}."])
     return "\n".join([*lines, f"**{ratio_text(before, after)} faster**: {times} ({timed})."])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from backends.rpc import serve
 
 TRACKER_PORT = 9190
 SERVICE = "loopgene-board.service"
+_KEY = r"[\w./-]+"
 
 _README = """\
 # A board for LoopGene: {key}
@@ -82,9 +84,11 @@ def write_kit(folder: Path, kit: Kit) -> list[Path]:
     """Write the folder; the files, in order.
 
     Raises:
-        BackendError: The target is unknown, or the folder cannot be written.
+        BackendError: The target is unknown, the key is no word, or the folder cannot be written.
     """
     board_target(kit.target, 1)
+    if not re.fullmatch(_KEY, kit.key):
+        raise BackendError(f"The key {kit.key!r} must be a word without ':' or spaces.")
     command = f"serve.py --tracker {kit.tracker} --key {kit.key} --runtime-only"
     fields = {
         "folder": folder.resolve().name,

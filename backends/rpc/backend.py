@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from backends import lowering
-from backends.base import Backend, BackendError, Device, Outcome
+from backends.base import Backend, BackendError, Device, LibraryTarget, Outcome
 from backends.boards import board_target, link_shared
 from backends.devices import CpuFeatures, cpu_features, target_text
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
 from backends.rpc.dispatch import Dispatcher
+from backends.rpc.libraries import LibraryRunner
 from backends.rpc.session import GRANTED, REFERENCE, STAGES, RpcJob
 from backends.rpc.tracker import Waiting, parse_address
 from backends.settings import BackendSettings
@@ -166,6 +167,11 @@ class RpcBackend(Backend):
             for nest in nests
         )
         yield from self._dispatcher.imap(map(self._job, ready), self.while_waiting)
+
+    def library_target(self) -> LibraryTarget:
+        options = self._options
+        run = LibraryRunner(parse_address(options.tracker), options.key, options.start_timeout_s)
+        return LibraryTarget(self._target, self.features, link_shared(self._target), run)
 
     @property
     def troubles(self) -> str:

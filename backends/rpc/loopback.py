@@ -123,6 +123,14 @@ class Farm:
             return 0
         return int(queues.get(self.key, {}).get("free", 0))
 
+    def reachable(self) -> bool:
+        """Whether the tracker answers."""
+        try:
+            tracker.summary((HOST, self.port))
+        except tracker.TrackerError:
+            return False
+        return True
+
     def listener(self, number: int) -> int:
         """The process number of a server's listener, which its supervisor replaces."""
         import psutil

@@ -47,6 +47,7 @@ SILENCE_S = 30.0
 """A tracker or a client in the middle of its greeting that is silent for so long has gone."""
 
 _CHECK_S = 0.5
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def say(text: str) -> None:
@@ -101,8 +102,10 @@ class _TerminatedError(Exception):
 
 def supervise(options: argparse.Namespace) -> int:
     """Start the server again and again; returns when a signal comes or TVM is missing."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    for number in _ENDING:
+        # `nohup` and the like have asked to be spared.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
     pause_s = FIRST_PAUSE_S
     try:
         while True:
@@ -136,28 +139,29 @@ def _one_life(options: argparse.Namespace) -> int:
     command += ["--tracker", f"{host}:{port}", "--key", options.key, "--host", options.host]
     if options.port is not None:
         command += ["--port", str(options.port)]
-    with _signals_held():
-        server = subprocess.Popen(command, env=environment, start_new_session=True)
+    server: subprocess.Popen[bytes] | None = None
     try:
+        with _signals_held():
+            server = subprocess.Popen(command, env=environment, start_new_session=True)
         return server.wait()
     finally:
-        # Sessions hold the port, and whoever connects to it would wait for ever.
         with _signals_held():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+            if server is not None:
+                # Sessions hold the port, and whoever connects to it would wait for ever.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """No signal between the start of a process and the moment when its number is known."""
-    held = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def _reason(code: int) -> str:

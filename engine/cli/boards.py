@@ -109,12 +109,15 @@ def _row(found: Found | None) -> tuple[str, ...]:
     if pong is None:
         return ("silent", "", "", "", "")
     version = str(pong.facts.get("tvm", "?"))
-    kernel = "not tried"
-    if pong.kernel_s is not None:
+    if pong.facts.get("emulated"):
+        # Its times are no performance figures.
+        kernel, round_trip = "right", "-"
+    else:
         kernel = f"right, {time_text(pong.kernel_s)} with transfers"
-    elif found.trouble:
+        round_trip = time_text(pong.round_trip_s)
+    if found.trouble:
         kernel = "see below"
-    return ("free", _architecture(pong), version, time_text(pong.round_trip_s), kernel)
+    return ("free", _architecture(pong), version, round_trip, kernel)
 
 
 def _architecture(pong: Pong) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.common import HOME, HomeOption, console
+from engine.emulated import NOTE, is_emulated
 from engine.numbers import count_text, ratio_text, span_text, time_text
 from genomes.errors import LoopGeneError
 
@@ -118,6 +119,7 @@ def headline(result: Mapping[str, Any]) -> list[str]:
         f"{counts['evaluations']} candidates, {rejected} of them rejected, "
         f"in {span_text(elapsed_s)}",
         f"device: {result['device']['name']}",
+        *([NOTE] if is_emulated(result["device"]) else []),
     ]
     return lines if result["improved"] else [*lines, result["note"]]
 

@@ -39,6 +39,15 @@ def test_without_whole_networks_it_is_estimated(config):
     assert "End to end" not in text
 
 
+def test_times_of_an_emulator_are_no_figures(config):
+    device = {**result(config)["device"], "facts": {"board": {"emulated": True}}}
+    text = render_result(result(config, device=device))
+    assert "faster" not in text.splitlines()[2]
+    assert "the device is an emulator: its times are no performance figures." in text
+    board = {**device, "facts": {"board": {"emulated": False}}}
+    assert "emulator" not in render_result(result(config, device=board))
+
+
 def test_no_improvement_is_said(config):
     text = render_result(result(config, improved=False, note="no candidate beat the original"))
     assert "No improvement: no candidate beat the original." in text

@@ -58,6 +58,8 @@ def test_the_script_needs_nothing_but_itself(tmp_path):
 def test_a_kit_for_an_unknown_board_or_in_a_wrong_place_is_one_line(tmp_path):
     with pytest.raises(BackendError, match="did you mean 'raspberry-pi-5'"):
         write_kit(tmp_path / "kit", Kit("rasberry-pi-5", "a:1", "k"))
+    with pytest.raises(BackendError, match="The key 'a b' must be a word"):
+        write_kit(tmp_path / "kit", Kit("raspberry-pi-5", "a:1", "a b"))
     assert not (tmp_path / "kit").exists()
     (tmp_path / "file").touch()
     with pytest.raises(BackendError, match=r"cannot be written to .*: File exists"):
