@@ -56,7 +56,7 @@ _KNOWN = (
 )
 
 ARCHITECTURES: Mapping[str, GpuFeatures] = {features.arch: features for features in _KNOWN}
-"""Those that nvcc 13 compiles for."""
+"""By name; nvcc 13 compiles for all of them."""
 
 
 def gpu_features(arch: str) -> GpuFeatures:
