@@ -7,10 +7,11 @@ from importlib.metadata import version
 _SAME = ("apache-tvm", "apache-tvm-ffi")
 """Both sides have to have the same of these."""
 
-_BESIDE = ("cloudpickle", "ml_dtypes", "psutil", "tornado", "typing_extensions")
+_BESIDE = ("cloudpickle", "ml_dtypes", "numpy", "psutil", "tornado", "typing_extensions")
 
-_NUMPY_FOR_PYTHON_3_10 = "2.2.6"
-"""The last one; some boards' systems come with Python 3.10."""
+_FOR_PYTHON_3_10 = {"numpy": "2.2.6", "tornado": "6.5.10"}
+"""The last ones for it, where this machine's version is newer; some boards' systems come with
+Python 3.10."""
 
 LEAST_PYTHON = (3, 10)
 """Of a board."""
@@ -18,8 +19,10 @@ LEAST_PYTHON = (3, 10)
 
 def requirements() -> list[str]:
     """The lines of a requirements file, every version exact."""
-    lines = [f"{name}=={version(name)}" for name in (*_SAME, *_BESIDE)]
-    numpy = version("numpy")
-    lines.append(f'numpy=={numpy}; python_version >= "3.11"')
-    lines.append(f'numpy=={_NUMPY_FOR_PYTHON_3_10}; python_version < "3.11"')
+    lines = []
+    for name in (*_SAME, *_BESIDE):
+        old = _FOR_PYTHON_3_10.get(name)
+        newer = '; python_version >= "3.11"' if old else ""
+        lines.append(f"{name}=={version(name)}{newer}")
+        lines += [f'{name}=={old}; python_version < "3.11"'] if old else []
     return lines

@@ -100,6 +100,15 @@ class Farm:
         command += ["--key", self.key, "--host", HOST, "--port", str(port), "--runtime-only"]
         return self._start(command, f"server-{port}")
 
+    def end_server(self, number: int) -> None:
+        """End a server for good, as its user does."""
+        server = self.servers.pop(number)
+        del self.ports[number]
+        server.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(_END_TIMEOUT_S)
+        _kill(server)
+
     def wait_for(self, count: int, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until `count` devices are free.
 
@@ -153,12 +162,8 @@ class Farm:
 
     def close(self) -> None:
         """End everything; may be called twice."""
-        for server in self.servers:
-            server.send_signal(signal.SIGTERM)
-        for server in self.servers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(_END_TIMEOUT_S)
-            _kill(server)
+        while self.servers:
+            self.end_server(0)
         self.stop_tracker()
         self._logs.cleanup()
 

@@ -14,6 +14,8 @@ import pytest
 from backends.base import FailureKind
 from backends.rpc.loopback import Farm
 from backends.rpc.modelled import ModelledOptions, ModelledRpcBackend
+from engine.checkpoint import load_checkpoint
+from engine.config import config_hash
 from engine.problem import open_problem
 from engine.runs import RunDir
 from engine.search import search_problem
@@ -27,17 +29,20 @@ from tests.engine.toys import ParameterMetric, experiment
 KEY = "searched"
 
 
-def search(home, farm, generations, **changes):
-    """All that a search leaves behind, apart from times."""
+def search(home, farm, generations, limit_s=None, on_generation=None, **changes):
+    """All that a search leaves behind, apart from times; goes on from a checkpoint."""
     config = experiment(
         home,
         search={"population": 8, "generations": generations, "tune": 4},
         capacity__tolerance=0.9,
+        budget__wall_clock_s=limit_s,
     )
     quick = options(farm).model_dump()
     backend = ModelledRpcBackend(ModelledOptions(**{**quick, **changes}))
+    run = RunDir(run_dir(home))
+    saved = load_checkpoint(run.checkpoint_path, config_hash(config))
     with open_problem(config, "run", backend, ParameterMetric) as problem:
-        search_problem(problem, RunDir(run_dir(home)), NullTracker())
+        search_problem(problem, run, NullTracker(), on_generation, saved)
     return outcome(home / "run")
 
 
@@ -132,6 +137,26 @@ class Misfortune(threading.Thread):
     def kill_all_servers(self):
         for number in range(len(self.farm.ports)):
             os.killpg(self.farm.listener(number), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_search_without_devices_waits_for_its_budget_and_can_be_resumed(tmp_path, caplog):
+    with Farm(2, KEY) as farm:
+        quiet = search(tmp_path / "quiet", farm, 2)
+
+        def end_the_servers(generation, original):
+            while farm.servers:
+                farm.end_server(0)
+
+        limit_s = 20.0
+        began = time.monotonic()
+        stopped, *_ = search(tmp_path / "run", farm, 2, limit_s, end_the_servers)
+        assert limit_s < time.monotonic() - began < limit_s + 10
+        assert (stopped["state"], stopped["reason"]) == ("stopped", "wall_clock")
+        assert stopped["counts"]["generations"] == 1
+        assert any(m.startswith("Waiting for a device: ") for m in caplog.messages)
+        farm.add(2)
+        assert search(tmp_path / "run", farm, 2) == quiet
 
 
 @pytest.mark.slow

@@ -56,7 +56,9 @@ def serve(folder: Path, port: int, key: str) -> NoReturn:
     """
     from backends.rpc.loopback import Farm
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A job in the background of a script ignores Ctrl-C unless it says otherwise.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     python = python_of(folder)
     _say("starting a tracker and an emulated board; this takes about ten seconds")
     with Farm(1, key, python=str(python), port=port) as farm:

@@ -101,7 +101,7 @@ class TestCandidates:
             (
                 accidents.UNLOADABLE,
                 FailureKind.BUILD_ERROR,
-                "the device says: .*invalid ELF header",
+                "the device says: .*file too short",
                 4,
             ),
         ],
