@@ -16,6 +16,7 @@ from backends.boards.emulator.build import python_of
 from backends.network import compile_network
 from backends.rpc import tracker
 from backends.rpc.backend import RpcBackend, RpcOptions
+from backends.rpc.libraries import LibraryRunner
 from backends.rpc.loopback import Farm
 from engine.runs import list_runs
 from tests.backends.network.networks import SHAPE, Block
@@ -74,9 +75,6 @@ def test_random_genomes_compute_there_what_pytorch_computes_here(backend, form):
 
 
 def test_a_network_is_exported_for_the_board_and_agrees_there(board, tmp_path):
-    import tvm
-    from tvm import relax, rpc
-
     model = Block().eval()
     target = board_target(TARGET)
     library = tmp_path / "network.so"
@@ -84,15 +82,9 @@ def test_a_network_is_exported_for_the_board_and_agrees_there(board, tmp_path):
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(x).numpy()
-    session = rpc.connect_tracker(*tracker.parse_address(board.tracker)).request(
-        board.key, session_timeout=60
+    result = LibraryRunner(tracker.parse_address(board.tracker), board.key, 60.0)(
+        library, x.numpy()
     )
-    session.upload(str(library))
-    device = session.cpu(0)
-    network = relax.VirtualMachine(session.load_module("network.so"), device)
-    network.set_input("main", tvm.runtime.tensor(x.numpy(), device))
-    network.invoke_stateful("main")
-    result = network.get_outputs("main").numpy()
     np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-4)
 
 
