@@ -31,8 +31,6 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Otherwise it explains on stderr what it will do otherwise in future.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # What is left when the search is killed outright ends after so many seconds, instead of 60.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
 """Of a local Ray, where the user has not set it: it reports to nobody and says nothing."""
 

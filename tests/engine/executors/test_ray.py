@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import shutil
 import signal
 import socket
@@ -170,7 +172,7 @@ def test_a_ray_that_runs_already_is_used_and_left_alone(tmp_path, local):
 
 
 @contextlib.contextmanager
-def cluster():
+def cluster(environment):
     """A cluster of one machine that others have started; its address."""
     folder = Path(tempfile.mkdtemp(prefix="cluster-", dir="/tmp"))
     with socket.socket() as probe:
@@ -186,7 +188,7 @@ def cluster():
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command = [*start, *(f"--{name}={value}" for name, value in options.items())]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         assert until(lambda: "Ray runtime started" in (folder / "log").read_text(), 60)
         yield address
@@ -200,11 +202,19 @@ def cluster():
 
 
 def test_a_cluster_is_joined_and_left_running(tmp_path, local):
-    with cluster() as address:
+    code = (
+        "import sys, pathlib, torch\n"
+        "from tests.engine.executors.test_ray import searched\n"
+        "torch.set_num_threads(1)\n"
+        "searched(pathlib.Path(sys.argv[1]), {'name': 'ray', 'address': sys.argv[2]})\n"
+    )
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, **token}
+    with cluster(environment) as address:
         for name in ("first", "second"):
-            executor = {"name": "ray", "address": address}
-            assert searched(tmp_path / name, executor) == local
-            assert not ray.is_initialized()
+            command = [sys.executable, "-c", code, str(tmp_path / name), address]
+            subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=100)
+            assert outcome(tmp_path / name / "run") == local
 
 
 def test_the_command_line_says_no_more_than_without(tmp_path):
@@ -243,8 +253,8 @@ def test_a_search_that_is_killed_leaves_no_process(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
-    # The agents of Ray try to tell somebody first.
-    _, alive = psutil.wait_procs(theirs, timeout=40)
+    # The agents of Ray try for a minute to tell somebody first.
+    _, alive = psutil.wait_procs(theirs, timeout=100)
     assert alive == []
 
 
