@@ -4,10 +4,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RAY := $(VENV)/.ray
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
 	bench-e2e bench-kernels bench-calibration bench-tuning \
-	bench-ablation bench-farm tune-metaschedule arm-emulator arm-board test-arm
+	bench-ablation bench-farm bench-ray tune-metaschedule arm-emulator arm-board test-arm test-ray
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -29,6 +30,9 @@ arm-board: arm-emulator  ## A tracker and an emulated board on this machine, unt
 
 test-arm: arm-emulator  ## The whole way to a board, on emulated 64-bit ARM
 	$(BIN)/python -m pytest -m arm
+
+test-ray: $(RAY)  ## Searches on Ray workers
+	$(BIN)/python -m pytest -m ray
 
 format: $(READY)  ## Rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -65,10 +69,17 @@ bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's
 bench-farm: $(READY)  ## Candidates per minute against the number of devices
 	$(BIN)/python -m engine.bench.farm
 
+bench-ray: $(RAY)  ## The same search with one and with two Ray workers
+	$(BIN)/python -m engine.bench.ray
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(RAY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray]"
 	touch $@
 
 clean:  ## Remove the virtual environment and caches, keep the runs

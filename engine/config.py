@@ -9,22 +9,20 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     Strict,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from engine.config_errors import ConfigError
+from engine.config_sections import NamedSection, Section
 from engine.yaml_text import dump_yaml, parse_yaml, read_yaml
 from genomes.explain import explain
 
@@ -34,6 +32,7 @@ __all__ = [
     "CapacityConfig",
     "ConfigError",
     "DataConfig",
+    "ExecutorConfig",
     "ExperimentConfig",
     "InputShape",
     "ModelConfig",
@@ -75,13 +74,7 @@ UserPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class _Section(BaseModel):
-    """Part of a config: immutable, unknown keys refused, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network that is made faster."""
 
     spec: str = Field(
@@ -103,7 +96,7 @@ class ModelConfig(_Section):
     seed: Seed = Field(default=0, description="Seed of the random weights.")
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """The images on which capacity is computed."""
 
     kind: str = Field(
@@ -118,41 +111,21 @@ class DataConfig(_Section):
     seed: Seed = Field(default=0, description="Seed of the draw of the minibatch.")
 
 
-def _options_beside_name(schema: dict[str, Any]) -> None:
-    del schema["properties"]["options"]
-    schema["additionalProperties"] = True
-
-
-class BackendConfig(_Section):
-    """Where candidates run; the backend's own options stand beside `name`.
-
-    Attributes:
-        options: Checked by the backend when it is created.
-    """
-
-    model_config = ConfigDict(json_schema_extra=_options_beside_name)
+class BackendConfig(NamedSection):
+    """Where candidates run; the backend's own options stand beside `name`."""
 
     name: str = Field(default="cpu", description="A registered backend.")
-    options: dict[str, JsonValue] = Field(
-        default={}, description="Options of that backend; a file writes them beside `name`."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or isinstance(data.get("options"), Mapping):
-            return data
-        return {
-            **{k: v for k, v in data.items() if k == "name"},
-            "options": {k: v for k, v in data.items() if k != "name"},
-        }
-
-    @model_serializer
-    def _flat(self) -> dict[str, Any]:
-        return {"name": self.name, **self.options}
 
 
-class SearchConfig(_Section):
+class ExecutorConfig(NamedSection):
+    """Where capacities are computed; just the name, or the executor's own options beside it."""
+
+    alone: ClassVar[bool] = True
+
+    name: str = Field(default="local", description="A registered executor.")
+
+
+class SearchConfig(Section):
     """How candidates are proposed and selected."""
 
     strategy: str = Field(default="evolution", description="A registered search strategy.")
@@ -214,7 +187,7 @@ class SearchConfig(_Section):
         return self
 
 
-class CapacityConfig(_Section):
+class CapacityConfig(Section):
     """What a candidate has to keep of the original's representational capacity."""
 
     metric: str = Field(default="fisher", description="A registered capacity metric.")
@@ -241,7 +214,7 @@ class CapacityConfig(_Section):
     options: dict[str, JsonValue] = Field(default={}, description="Options of the metric.")
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """When the search stops, besides `search.generations`; null means no limit."""
 
     evaluations: int | None = Field(default=None, ge=1, description="Candidates evaluated.")
@@ -250,7 +223,7 @@ class BudgetConfig(_Section):
     )
 
 
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     """Where the search is recorded, besides its run folder."""
 
     mlflow: bool = Field(default=True, description="Whether an MLflow run is written.")
@@ -262,7 +235,7 @@ class TrackingConfig(_Section):
     )
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """One experiment, as its YAML file describes it."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
@@ -272,6 +245,7 @@ class ExperimentConfig(_Section):
     model: ModelConfig
     data: DataConfig = DataConfig()
     backend: BackendConfig = BackendConfig()
+    executor: ExecutorConfig = ExecutorConfig()
     search: SearchConfig = SearchConfig()
     capacity: CapacityConfig = CapacityConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -290,13 +264,14 @@ class ExperimentConfig(_Section):
 NOT_HASHED = (
     "name",
     "home",
+    "executor",
     "budget",
     "tracking",
     "finalists",
     "search.generations",
     "search.patience",
 )
-"""What may change between a run and its resumption: names, places, and when to stop."""
+"""What may change between a run and its resumption: names, places, who computes, when to stop."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

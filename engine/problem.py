@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from backends.base import Backend, BackendError, Failed
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
-from engine.capacity import create_metric
 from engine.capacity.base import CapacityMetric
 from engine.config import ExperimentConfig
 from engine.counted_space import CountedSpace
-from engine.data import load_data
+from engine.executors import create_executor
+from engine.executors.scoring import Scoring
 from engine.finalists import EndToEnd, end_to_end
 from engine.fitness import Objective
 from engine.kernels import Kernels
+from engine.metric import capacity_metric
 from engine.network import Variant, build_model, laid_out, search_backend
 from engine.stages import Stages
-from genomes.errors import LoopGeneError, ModelError
+from genomes.errors import LoopGeneError
 from genomes.genome import Genome, replay
 from genomes.nest import LoopNest
 from genomes.presets import PRESETS
@@ -122,7 +123,8 @@ def open_problem(
         config: The experiment, resolved.
         run_id: Stored with every measurement.
         backend: Instead of the one that `config` names; closed at the end.
-        make_metric: Makes the capacity metric, instead of the one that `config` names.
+        make_metric: Makes the capacity metric, instead of the one that `config` names; its scores
+            are computed in this process.
 
     Raises:
         LoopGeneError: A part cannot be built: its message says which and why.
@@ -130,12 +132,20 @@ def open_problem(
     model = build_model(config.model)
     sites = find_sites(model, config.model.input_shape)
     with contextlib.ExitStack() as stack:
+        # First of all, so that nothing is measured where an executor cannot be had.
+        executor = stack.enter_context(
+            create_executor(config.executor.name, config.executor.options)
+        )
         store = stack.enter_context(MeasurementStore(config.home / STORE_NAME))
         inner = stack.enter_context(backend or search_backend(config.backend, sites))
         stages = Stages()
         kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
         sites = _measurable(laid_out(model, sites, inner.network_target()), kernels)
-        metric = make_metric(sites) if make_metric else _metric(config, model, sites)
+        if make_metric:
+            metric = make_metric(sites)
+        else:
+            metric = capacity_metric(config, model, sites)
+            metric = executor.spread(metric, Scoring.like_here(config, sites, metric))
         problem = Problem(
             config=config,
             model=model,
@@ -199,42 +209,6 @@ def _space(
     scheduled = any(REGISTRY[name].phase is Phase.SCHEDULE for name in names)
     schedules = kernels.proposals if scheduled else None
     return CountedSpace(sites.sites, names, presets, search.max_genes, schedules)
-
-
-def _metric(config: ExperimentConfig, model: nn.Module, sites: Sites) -> CapacityMetric:
-    capacity, shape = config.capacity, config.model.input_shape
-    data = load_data(config.data.kind, config.data.path)
-    x, y = data.minibatch(
-        capacity.batch,
-        config.data.seed,
-        (shape[1], shape[2], shape[3]),
-        num_classes=_classes(model, shape),
-    )
-    options = {
-        "seed": capacity.seed,
-        "tolerance": capacity.tolerance,
-        # Every value is an objective there, not only its side of the threshold.
-        "exact": config.search.mode == "pareto",
-        **capacity.options,
-    }
-    return create_metric(capacity.metric, model, sites, x, y, **options)
-
-
-def _classes(model: nn.Module, shape: Sequence[int]) -> int:
-    """Length of the network's output."""
-    import torch
-
-    training = model.training
-    with torch.no_grad():
-        out = model.eval()(torch.zeros(*shape))
-    model.train(training)
-    if not isinstance(out, torch.Tensor) or out.ndim != 2:
-        form = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ModelError(
-            f"the network's output is {form}; a search needs class scores of shape "
-            "(N, classes): wrap the network in a module that returns them"
-        )
-    return out.shape[1]
 
 
 def _objective(

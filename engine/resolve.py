@@ -21,8 +21,8 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
     Raises:
         ConfigError: A name is in no registry (the message has the nearest one), a path is
             missing; one line for each problem.
-        LoopGeneError: The package that provides the backend, the metric or the strategy cannot
-            be used, or an option of the backend or the metric is wrong.
+        LoopGeneError: A package that provides something named cannot be used or is missing, or an
+            option of the backend, the executor or the metric is wrong.
     """
     problems = _unknown_names(config)
     if problems:
@@ -37,6 +37,7 @@ def _unknown_names(config: ExperimentConfig) -> list[str]:
     from backends.registry import BACKENDS
     from engine.capacity import METRICS
     from engine.data import data_kinds
+    from engine.executors import EXECUTORS
     from engine.models import MODELS
     from engine.strategies import STRATEGIES
     from genomes.presets import PRESETS
@@ -47,6 +48,7 @@ def _unknown_names(config: ExperimentConfig) -> list[str]:
         *((("model.spec", spec, MODELS),) if ":" not in spec else ()),
         ("data.kind", config.data.kind, data_kinds()),
         ("backend.name", config.backend.name, BACKENDS.names()),
+        ("executor.name", config.executor.name, EXECUTORS.names()),
         ("search.strategy", search.strategy, STRATEGIES.names()),
         *(("search.transformations", name, REGISTRY) for name in search.transformations or ()),
         *(("search.presets", name, PRESETS) for name in search.presets or ()),
@@ -68,9 +70,11 @@ def _hint(path: str) -> str:
 def _check_plugins(config: ExperimentConfig) -> None:
     from backends.registry import backend_options
     from engine.capacity import metric_options
+    from engine.executors import executor_options
     from engine.strategies import STRATEGIES
 
     backend_options(config.backend.name, config.backend.options)
+    executor_options(config.executor.name, config.executor.options)
     STRATEGIES.load(config.search.strategy)
     metric_options(config.capacity.metric, config.capacity.options)
 

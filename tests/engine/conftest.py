@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine import problem
+from engine import metric
 from tests.engine.toys import ParameterMetric
 
 
@@ -25,5 +25,5 @@ def cheap_metric(monkeypatch):
         made.append(ParameterMetric(sites))
         return made[-1]
 
-    monkeypatch.setattr(problem, "create_metric", create_metric)
+    monkeypatch.setattr(metric, "create_metric", create_metric)
     return made

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from engine.capacity.base import CapacityMetric, Score
 from engine.config import ExperimentConfig, parse_config
@@ -27,6 +29,25 @@ def small_cnn() -> nn.Module:
         nn.Flatten(),
         nn.Linear(8, 10),
     )
+
+
+class Slow(nn.Module):
+    """Takes its time, and leaves the input as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.03)
+        return x
+
+
+def slow_cnn() -> nn.Module:
+    return nn.Sequential(Slow(), *small_cnn())
+
+
+def unrepeatable_cnn() -> nn.Module:
+    """Other weights in every process."""
+    model = small_cnn()
+    nn.init.constant_(model[0].bias, int.from_bytes(os.urandom(2)) / 65536)
+    return model
 
 
 def no_cnn() -> nn.Module:

@@ -1,0 +1,15 @@
+"""Executors: who computes the capacities of a search's candidates."""
+
+from __future__ import annotations
+
+from engine.executors.base import Executor, ExecutorError, ExecutorOptions
+from engine.executors.registry import EXECUTORS, create_executor, executor_options
+
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "ExecutorError",
+    "ExecutorOptions",
+    "create_executor",
+    "executor_options",
+]
