@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from engine.executors import ExecutorError, create_executor
@@ -62,7 +63,11 @@ def running(parent=None):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    return searched(tmp_path_factory.mktemp("local"), "local")
+    before = torch.get_num_threads()
+    # As in the tests, for which a fixture does it later than this one is made.
+    torch.set_num_threads(1)
+    yield searched(tmp_path_factory.mktemp("local"), "local")
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
