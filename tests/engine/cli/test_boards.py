@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 import socket
 from pathlib import Path
 
 import pytest
 
 from backends.rpc.loopback import Farm
-from backends.rpc.tracker import TrackerError, parse_address, summary
 from tests.backends.rpc.samples import until
 from tests.engine.cli.conftest import Cli
 
@@ -23,16 +21,9 @@ def test_devices_shows_boards_and_tries_a_kernel(cli: Cli) -> None:
         assert key.split() == ["loop", "1", "1", "0", "0"]
 
 
-def answers(farm: Farm) -> bool:
-    """Whether the tracker of the farm is there."""
-    with contextlib.suppress(TrackerError):
-        return bool(summary(parse_address(farm.tracker)))
-    return False
-
-
 def test_devices_without_a_board_says_how_to_start_one(cli: Cli) -> None:
     with Farm(0, "none") as farm:
-        assert until(lambda: answers(farm), timeout_s=20.0)
+        assert until(farm.reachable, timeout_s=20.0)
         result = cli("devices", "--tracker", farm.tracker)
     assert result.exit_code == 1
     assert f"python serve.py --tracker {farm.tracker} --key KEY" in result.output
