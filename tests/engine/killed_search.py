@@ -58,11 +58,23 @@ def _finish(home: Path) -> None:
         sys.exit(f"the search in {home} failed: {status}")
 
 
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _wait_for(lines: int, path: Path, pid: int) -> None:
+    """Wait until a file has so many lines, or the process has ended."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while _lines(path) < lines and os.waitid(os.P_PID, pid, ended) is None:
+        time.sleep(0.002)
+
+
 def main(home: Path, kills: int, seed: int) -> None:
     """Search undisturbed in `home/whole`, and in `home/killed` with `kills` interruptions."""
     _finish(home / "whole")
     ends_s = [line["elapsed_s"] for line in RunDir(home / "whole" / "run").history()]
     step_s = (ends_s[-1] - ends_s[0]) / len(ends_s)
+    history = RunDir(home / "killed" / "run").history_path
     rng = random.Random(seed)
     killed, lengths = 0, set()
     for _ in range(5 * kills):
@@ -70,8 +82,11 @@ def main(home: Path, kills: int, seed: int) -> None:
             break
         pid = _spawn(home / "killed")
         # Half of them while it starts or resumes, half in one of the next generations.
-        late = rng.random() < 0.5
-        time.sleep(ends_s[0] + rng.uniform(0, 4 * step_s) if late else rng.uniform(0, ends_s[0]))
+        if rng.random() < 0.5:
+            _wait_for(_lines(history) + rng.randint(1, 2), history, pid)
+            time.sleep(rng.uniform(0, step_s))
+        else:
+            time.sleep(rng.uniform(0, ends_s[0]))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):
