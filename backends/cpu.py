@@ -8,13 +8,12 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from backends import lowering
 from backends.base import BackendError, Device, MeasureOptions, NetworkTarget
+from backends.cpu_schedules import CpuSchedules
 from backends.devices import CpuFeatures, cpu_features, cpu_target, describe_cpu, host, target_text
 from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.measuring import MeasuringBackend
 from backends.settings import BackendSettings
-from backends.tuning.features import cpu_schedule_features
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -60,7 +59,7 @@ class CpuOptions(BackendSettings):
         return replace(super().measure_options, weight_bytes=self.weights_mb << 20)
 
 
-class CpuBackend(MeasuringBackend):
+class CpuBackend(CpuSchedules, MeasuringBackend):
     """Kernels on this machine's CPU.
 
     Args:
@@ -100,21 +99,6 @@ class CpuBackend(MeasuringBackend):
         device = describe_cpu(self._target, self._options.threads)
         facts = {"kernels": KERNEL_VERSION, "weights_mb": self._options.weights_mb}
         return replace(device, facts={**device.facts, **facts})
-
-    def transformations(self) -> frozenset[str]:
-        return lowering.CPU_TRANSFORMATIONS
-
-    def default_schedule(self, nest: LoopNest) -> LoopNest:
-        return lowering.default_schedule(nest, self.features)
-
-    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_candidates(nest, self.features)
-
-    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_space(nest, self.features)
-
-    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
-        return cpu_schedule_features(nest, self.features)
 
     def network_target(self) -> NetworkTarget:
         return NetworkTarget(self._target, self.features, self._environment())

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import Field, model_validator
 
-from backends import lowering
-from backends.base import Backend, Device, Failed, FailureKind, Measured, Outcome
+from backends.base import Device, Failed, FailureKind, Measured, Outcome
+from backends.cpu_schedules import CpuSchedules
 from backends.devices import CpuFeatures
 from backends.settings import BackendSettings
-from backends.tuning.features import cpu_schedule_features
 from genomes.nest import LoopNest, Statement
 
 _FEATURES = CpuFeatures(
@@ -44,11 +43,12 @@ class TableOptions(BackendSettings):
         return self
 
 
-class TableBackend(Backend):
+class TableBackend(CpuSchedules):
     """Modelled latencies: arithmetic over peak, traffic over bandwidth, a hash for the rest."""
 
     name = "table"
     Options = TableOptions
+    features = _FEATURES
 
     def __init__(self, options: TableOptions | None = None) -> None:
         self._options = options or TableOptions()
@@ -62,21 +62,6 @@ class TableBackend(Backend):
         shares = {kind.value: share for kind, share in sorted(self._options.failures.items())}
         facts = {"kind": "table", "modelled": True, "format": 1, "failures": shares}
         return Device("latency table (modelled, not measured)", facts)
-
-    def transformations(self) -> frozenset[str]:
-        return lowering.CPU_TRANSFORMATIONS
-
-    def default_schedule(self, nest: LoopNest) -> LoopNest:
-        return lowering.default_schedule(nest, _FEATURES)
-
-    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_candidates(nest, _FEATURES)
-
-    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_space(nest, _FEATURES)
-
-    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
-        return cpu_schedule_features(nest, _FEATURES)
 
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         for nest in nests:

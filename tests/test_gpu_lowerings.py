@@ -70,7 +70,7 @@ def check(seed: int, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=24, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_serial_form_agrees_with_the_module(form: str, seed: int) -> None:
     check(seed, form)
@@ -88,7 +88,7 @@ def test_the_serial_form_agrees_with_the_module_on_many(form: str, seed: int) ->
 @pytest.mark.cuda
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=24, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_kernel_on_a_gpu_agrees_with_the_module(form: str, seed: int) -> None:
     """What the serial form cannot show: that threads wait where they must."""

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from backends.lowering.choosing import WIDEST, completed, written
 from backends.lowering.geometry import statement_forms
 from backends.lowering.plans import Pads, Plan, ranked_plans
 from backends.lowering.tiles import MOST_UNROLLED, Tile
@@ -37,21 +38,19 @@ CPU_TRANSFORMATIONS = frozenset(
 
 CANDIDATES = 10
 PLANS_PER_TILE = 2
-WIDEST = 96
-"""Schedules of a nest that a tuner may choose from."""
 
 
 def default_schedule(nest: LoopNest, features: CpuFeatures) -> LoopNest:
     """`nest` with the schedule of the best estimate for every statement that has none."""
     if all(s.has_schedule for s in nest.statements):
         return nest
-    return _completed(nest, _ranked(nest.unscheduled(), features, 1)[0])
+    return completed(nest, _ranked(nest.unscheduled(), features, 1)[0])
 
 
 def schedule_candidates(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
     """Schedules worth measuring for the statements that have none, the default first."""
     ranked = _ranked(nest.unscheduled(), features, CANDIDATES)
-    return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
+    return tuple(dict.fromkeys(completed(nest, candidate) for candidate in ranked))
 
 
 def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
@@ -59,15 +58,8 @@ def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...
     forms = statement_forms(nest.unscheduled())
     sharers = Counter(form.source for form in forms)
     choices = [ranked_plans(f, features, sharers[f.source])[:WIDEST] for f in forms]
-    ranked = _written(nest.unscheduled(), choices)
-    return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
-
-
-def _completed(nest: LoopNest, scheduled: LoopNest) -> LoopNest:
-    """`nest` with the schedules of `scheduled` where it has none."""
-    pairs = zip(nest.statements, scheduled.statements, strict=True)
-    statements = (old if old.has_schedule else new for old, new in pairs)
-    return LoopNest(nest.shape, tuple(statements))
+    ranked = written(nest.unscheduled(), choices, _write)
+    return tuple(dict.fromkeys(completed(nest, candidate) for candidate in ranked))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -76,19 +68,7 @@ def _ranked(nest: LoopNest, features: CpuFeatures, count: int) -> tuple[LoopNest
     forms = statement_forms(nest)
     sharers = Counter(form.source for form in forms)
     choices = [_diverse(ranked_plans(f, features, sharers[f.source]), count) for f in forms]
-    return _written(nest, choices)
-
-
-def _written(nest: LoopNest, choices: Sequence[Sequence[Plan]]) -> tuple[LoopNest, ...]:
-    """`nest` with the first plan of every statement, with the second one of every statement..."""
-    schedules = []
-    for rank in range(max(len(plans) for plans in choices)):
-        scheduled = nest
-        for index, plans in enumerate(choices):
-            plan = plans[min(rank, len(plans) - 1)]
-            scheduled = _Writer(scheduled, index).write(plan)
-        schedules.append(scheduled)
-    return tuple(schedules)
+    return written(nest, choices, _write)
 
 
 def _diverse(plans: Sequence[Plan], count: int) -> list[Plan]:
@@ -103,6 +83,10 @@ def _diverse(plans: Sequence[Plan], count: int) -> list[Plan]:
             uses[plan.tile] = uses.get(plan.tile, 0) + 1
             uses[sort] = uses.get(sort, 0) + 1
     return chosen[:count]
+
+
+def _write(nest: LoopNest, index: int, plan: Plan) -> LoopNest:
+    return _Writer(nest, index).write(plan)
 
 
 class _Writer:

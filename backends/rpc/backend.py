@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from backends import lowering
-from backends.base import Backend, BackendError, Device, LibraryTarget, Outcome
+from backends.base import BackendError, Device, LibraryTarget, Outcome
 from backends.boards import board_target, link_shared
+from backends.cpu_schedules import CpuSchedules
 from backends.devices import CpuFeatures, cpu_features, target_text
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
@@ -22,7 +22,6 @@ from backends.rpc.libraries import LibraryRunner
 from backends.rpc.session import GRANTED, REFERENCE, STAGES, RpcJob
 from backends.rpc.tracker import Waiting, parse_address
 from backends.settings import BackendSettings
-from backends.tuning.features import cpu_schedule_features
 from backends.workers import WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -73,7 +72,7 @@ class RpcOptions(BackendSettings):
         return value
 
 
-class RpcBackend(Backend):
+class RpcBackend(CpuSchedules):
     """Kernels on the boards that a tracker knows under one key, on all of them at once.
 
     Args:
@@ -142,21 +141,6 @@ class RpcBackend(Backend):
         emulated = ", emulated" if board.get("emulated") else ""
         threads = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
         return Device(f"{model} ({self._options.key}{emulated}), {threads}", facts)
-
-    def transformations(self) -> frozenset[str]:
-        return lowering.CPU_TRANSFORMATIONS
-
-    def default_schedule(self, nest: LoopNest) -> LoopNest:
-        return lowering.default_schedule(nest, self.features)
-
-    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_candidates(nest, self.features)
-
-    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_space(nest, self.features)
-
-    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
-        return cpu_schedule_features(nest, self.features)
 
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         if nests:

@@ -156,7 +156,7 @@ def _read(path: Path) -> tuple[ExperimentConfig, dict[str, Any] | None]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchError(
             f"cannot read the recorded result {beside}: {' '.join(str(error).split())}; record "
-            f"it again: `loopgene run {path}`, then copy its result.json"
+            f"it again: `loopgene run {path}`, then `python experiments/record.py {path}`"
         ) from error
 
 

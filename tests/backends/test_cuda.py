@@ -28,6 +28,11 @@ def has_gpu() -> bool:
     return bool(tvm.cuda(0).exist)
 
 
+needs_no_gpu = pytest.mark.skipif(
+    "has_gpu()", reason="says what happens without a GPU, and there is one"
+)
+
+
 @pytest.mark.cuda
 class TestCudaBackend(BackendConformance):
     def make(self):
@@ -55,7 +60,7 @@ def test_an_unknown_arch_names_the_known_ones(arch):
             ask(arch)
 
 
-@pytest.mark.skipif("has_gpu()", reason="there is a GPU: it can be measured")
+@needs_no_gpu
 def test_without_a_gpu_measuring_is_refused_in_one_line(backend):
     for ask in (backend.describe, lambda: backend.measure([LoopNest.fresh(SMALL)])):
         with pytest.raises(BackendError) as caught:
@@ -80,10 +85,9 @@ def test_schedules_need_no_gpu(backend):
         assert backend.schedule_space(nest)[0] == default
 
 
+@needs_no_gpu
 def test_workers_build_kernels_and_only_then_need_a_gpu(backend):
     """Without one, the worker ends where the GPU begins, and the next one takes its place."""
-    if has_gpu():
-        pytest.skip("there is a GPU")
     good = backend.default_schedule(LoopNest.fresh(SMALL))
     wide = apply(LoopNest.fresh(SMALL), Gene.of("bind", loop="co", axis="vthread.x"))
     wide = apply(wide, Gene.of("bind", loop="ho", axis="vthread.y"))

@@ -19,6 +19,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from backends.lowering.choosing import WIDEST, completed, written
 from backends.lowering.geometry import statement_forms
 from backends.lowering.gpu.plans import GpuPlan, ranked_plans
 from genomes.gene import Gene, Value
@@ -40,8 +41,6 @@ GPU_TRANSFORMATIONS = frozenset(
 
 CANDIDATES = 10
 PLANS_PER_BLOCK = 2
-WIDEST = 96
-"""Schedules of a nest that a tuner may choose from."""
 
 MOST_UNROLLED = 256
 
@@ -50,46 +49,29 @@ def default_schedule(nest: LoopNest, gpu: GpuFeatures) -> LoopNest:
     """`nest` with the schedule of the best estimate for every statement that has none."""
     if all(s.has_schedule for s in nest.statements):
         return nest
-    return _completed(nest, _ranked(nest.unscheduled(), gpu, 1)[0])
+    return completed(nest, _ranked(nest.unscheduled(), gpu, 1)[0])
 
 
 def schedule_candidates(nest: LoopNest, gpu: GpuFeatures) -> tuple[LoopNest, ...]:
     """Schedules worth measuring for the statements that have none, the default first."""
     ranked = _ranked(nest.unscheduled(), gpu, CANDIDATES)
-    return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
+    return tuple(dict.fromkeys(completed(nest, candidate) for candidate in ranked))
 
 
 def schedule_space(nest: LoopNest, gpu: GpuFeatures) -> tuple[LoopNest, ...]:
     """All schedules that the estimate knows, best first, for the statements that have none."""
     forms = statement_forms(nest.unscheduled(), padded_as_read=True)
     choices = [ranked_plans(form, gpu)[:WIDEST] for form in forms]
-    ranked = _written(nest.unscheduled(), choices)
-    return tuple(dict.fromkeys(_completed(nest, candidate) for candidate in ranked))
-
-
-def _completed(nest: LoopNest, scheduled: LoopNest) -> LoopNest:
-    """`nest` with the schedules of `scheduled` where it has none."""
-    pairs = zip(nest.statements, scheduled.statements, strict=True)
-    return LoopNest(nest.shape, tuple(old if old.has_schedule else new for old, new in pairs))
+    ranked = written(nest.unscheduled(), choices, _write)
+    return tuple(dict.fromkeys(completed(nest, candidate) for candidate in ranked))
 
 
 @functools.lru_cache(maxsize=4096)
 def _ranked(nest: LoopNest, gpu: GpuFeatures, count: int) -> tuple[LoopNest, ...]:
     """Up to `count` schedules of an unscheduled nest, best estimate first."""
     forms = statement_forms(nest, padded_as_read=True)
-    return _written(nest, [_diverse(ranked_plans(form, gpu), count) for form in forms])
-
-
-def _written(nest: LoopNest, choices: Sequence[Sequence[GpuPlan]]) -> tuple[LoopNest, ...]:
-    """`nest` with the first plan of every statement, with the second one of every statement..."""
-    schedules = []
-    for rank in range(max(len(plans) for plans in choices)):
-        scheduled = nest
-        for index, plans in enumerate(choices):
-            plan = plans[min(rank, len(plans) - 1)]
-            scheduled = _Writer(scheduled, index).write(plan)
-        schedules.append(scheduled)
-    return tuple(schedules)
+    choices = [_diverse(ranked_plans(form, gpu), count) for form in forms]
+    return written(nest, choices, _write)
 
 
 def _diverse(plans: Sequence[GpuPlan], count: int) -> list[GpuPlan]:
@@ -104,6 +86,10 @@ def _diverse(plans: Sequence[GpuPlan], count: int) -> list[GpuPlan]:
             if len(chosen) == count:
                 break
     return chosen
+
+
+def _write(nest: LoopNest, index: int, plan: GpuPlan) -> LoopNest:
+    return _Writer(nest, index).write(plan)
 
 
 class _Writer:
