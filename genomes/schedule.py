@@ -50,12 +50,14 @@ class Schedule:
         anchors: (role, loop name) of stages placed at a loop: `cache_write`, `pad`,
             `prefetch:<operand>`, `shared:<operand>`, `decompose`.
         packs: (operand, lanes) of packed layouts.
+        pads_inline: Whether padding is computed where it is read.
         genes: The program and mapping genes applied so far, for the backends to replay.
     """
 
     loops: tuple[Loop, ...]
     anchors: tuple[tuple[str, str], ...] = ()
     packs: tuple[tuple[str, int], ...] = ()
+    pads_inline: bool = False
     genes: tuple[Gene, ...] = ()
 
     def anchor(self, role: str) -> str | None:

@@ -112,6 +112,8 @@ class _Writer:
             self._do("compute_at", loop=outer[0])
         elif plan.pads is Pads.AT_TAPS:
             self._do("compute_at", loop=REDUCTION_LOOPS[-1])
+        elif plan.pads is Pads.INLINE:
+            self._do("compute_inline")
         if tile.channels > 1:
             lanes = tile.width if tile.by_channel else tile.channels
             self._do("pack", operand="weight", lanes=lanes)

@@ -54,6 +54,15 @@ class Span:
         """Whether no padding is read."""
         return self.first >= 0 and self.first + self.span <= self.size
 
+    def share_inside(self, computed: int, taps: int) -> float:
+        """Share of the pairs of a computed row and a tap that read a row which the input has."""
+        start, stop = self.interior
+        pairs = 0
+        for tap in range(taps):
+            after = min(max(ceil((stop - tap * self.dilation) / self.step), 0), computed)
+            pairs += after - min(max(ceil((start - tap * self.dilation) / self.step), 0), after)
+        return pairs / (computed * taps)
+
     @property
     def interior(self) -> tuple[int, int]:
         """[start, stop) of the span that lies in the input."""
@@ -77,8 +86,8 @@ class StatementForm:
         zeros: Whether the padding is zeros.
         epilogue: What is done to the result on its way to the output.
         input_lanes, output_lanes: Channels stored innermost in input and output, 0 for NCHW.
-        padded_as_read: Whether padding is computed where it is read, as on a GPU: the copy is a
-            stage of the statement that is inlined, and its layout is the input's.
+        padded_as_read: Whether padding is computed where it is read, as always on a GPU: the copy
+            is a stage of the statement that is inlined, and its layout is the input's.
     """
 
     index: int
@@ -116,6 +125,21 @@ class StatementForm:
         """Whether a copy of the input is made: for its padding, or for another layout."""
         unpacks = self.input_lanes > 0 and self.by_columns
         return unpacks or self.phases > 1 or not all(span.inside for span in self.spans)
+
+    @cached_property
+    def share_inside(self) -> float:
+        """Share of the multiply-adds that are not with zeros of the padding."""
+        s, (rows, columns) = self.statement, self.spans
+        if not self.zeros:
+            return 1.0
+        share = rows.share_inside(s.rows, s.kh.extent)
+        return share * columns.share_inside(s.columns, s.kw.extent)
+
+    @property
+    def needed_macs(self) -> float:
+        """Multiply-adds of the statement, but for those with zeros of the padding."""
+        s = self.statement
+        return self.batch * s.rows * s.columns * prod(s.weight_shape) * self.share_inside
 
     @cached_property
     def copy_lanes(self) -> int:
@@ -232,7 +256,7 @@ def statement_forms(
             epilogue=epilogue,
             input_lanes=nest.shape.input_lanes,
             output_lanes=nest.shape.output_lanes,
-            padded_as_read=padded_as_read,
+            padded_as_read=padded_as_read or schedule.pads_inline,
         )
         if form.pads and not form.pads_at_loop:
             form = replace(form, source=owners.setdefault(form.copy, index))

@@ -16,6 +16,7 @@ from tvm.ir.transform import Pass, Sequential
 from tvm.target import Target
 from tvm.tirx.compilation_pipeline import PIPELINE_MAP
 
+from backends.lowering.skipping import skipped_padding
 from backends.lowering.vectors import masked_copies, masked_lanes, on_stack
 
 NAME = "loopgene"
@@ -57,6 +58,7 @@ def _to_loops() -> list[Pass]:
         s_tir.transform.LowerOpaqueBlock(),
         tirx.transform.FlattenBuffer(),
         tirx.transform.NarrowDataType(32),
+        skipped_padding,
     ]
 
 

@@ -9,7 +9,7 @@ from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm
-from backends.lowering.tiles import Tile, reads_in_place, tile_slots, tiles
+from backends.lowering.tiles import Tile, leaves_out, reads_in_place, tile_slots, tiles
 
 if TYPE_CHECKING:
     from backends.devices import CpuFeatures
@@ -43,6 +43,7 @@ class Pads(Enum):
 
     BEFOREHAND = "beforehand"
     AT_TILES = "inside the fused loop over tiles"
+    INLINE = "nowhere: what would be multiplied with it is left out"
     AT_TAPS = "where a tap is read, without a copy in memory"
 
 
@@ -72,13 +73,24 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
         sharers: Statements of the nest that can read the same padded copy.
     """
     estimates = []
-    for in_place in (False, True):
-        fitting = [t for t in tiles(form, cpu) if not in_place or reads_in_place(form, cpu, t)]
-        costs = [(tile_slots(form, cpu, tile, in_place=in_place), tile) for tile in fitting]
+    found = tiles(form, cpu)
+    copied = [(tile_slots(form, cpu, tile), tile) for tile in found]
+    paddings = (Pads.BEFOREHAND, Pads.AT_TILES) if form.pads else (Pads.BEFOREHAND,)
+    masked = [
+        (tile_slots(form, cpu, tile, in_place=True), tile)
+        for tile in found
+        if reads_in_place(form, cpu, tile)
+    ]
+    left_out = [
+        (tile_slots(form, cpu, tile, share=form.share_inside), tile)
+        for tile in found
+        if leaves_out(form, tile)
+    ]
+    for costs, pads in ((copied, paddings), (masked, (Pads.AT_TAPS,)), (left_out, (Pads.INLINE,))):
         costs.sort(key=lambda cost: cost[0] / cost[1].elements)
         for per_tile, tile in costs[:RANKED_TILES]:
             counts = trips(form, tile)
-            for plan in _plans(form, cpu, tile, len(counts), in_place):
+            for plan in _plans(cpu, tile, len(counts), pads):
                 slots = _slots(form, cpu, plan, counts, per_tile, sharers)
                 estimates.append((slots, plan))
     estimates.sort(key=lambda estimate: estimate[0])
@@ -96,12 +108,7 @@ def trips(form: StatementForm, tile: Tile) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count > 1 or name == "n"}
 
 
-def _plans(
-    form: StatementForm, cpu: CpuFeatures, tile: Tile, loops: int, in_place: bool
-) -> Iterator[Plan]:
-    paddings = [Pads.AT_TAPS]
-    if not in_place:
-        paddings = [Pads.BEFOREHAND, Pads.AT_TILES] if form.pads else [Pads.BEFOREHAND]
+def _plans(cpu: CpuFeatures, tile: Tile, loops: int, paddings: tuple[Pads, ...]) -> Iterator[Plan]:
     for fused in sorted({min(2, loops), min(3, loops)}):
         for pads in paddings:
             for parallel in (False, True) if cpu.threads > 1 else (False,):
@@ -124,7 +131,7 @@ def _slots(
     unpacks = by_columns and form.input_lanes > 0
     rearranging = deals * DEAL_SLOTS + unpacks * UNPACK_SLOTS
     blocks = form.copy_lanes > 0 and not by_columns
-    if plan.pads is Pads.AT_TAPS:
+    if plan.pads in (Pads.AT_TAPS, Pads.INLINE):
         pass
     elif plan.pads is Pads.AT_TILES:
         rows, columns = _padded_by_task(form, plan, counts)

@@ -119,6 +119,10 @@ class Replay:
     def _compute_at(self, loop: str) -> None:
         self._place_pad()
 
+    def _compute_inline(self) -> None:
+        if self._pad is not None:
+            self._sch.compute_inline(self._pad)
+
     def _place_pad(self) -> None:
         anchor = self._form.schedule.anchor("pad")
         if self._pad is not None and anchor is not None and not self._pad_is_placed:
@@ -163,7 +167,7 @@ _PHASES: Phases = (
     STRUCTURE,
     {"cache_write": Replay._cache_write},
     {"prefetch": Replay._prefetch},
-    {"compute_at": Replay._compute_at},
+    {"compute_at": Replay._compute_at, "compute_inline": Replay._compute_inline},
     {
         "parallel": Replay._parallel,
         "unroll": Replay._unroll,

@@ -110,6 +110,14 @@ def reads_in_place(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     return masked and not tile.by_channel and tile.width > 1
 
 
+def leaves_out(form: StatementForm, tile: Tile) -> bool:
+    """Whether a tile reads its input in place and leaves out the multiply-adds with padding.
+
+    With some rows of many, conditions on rows and columns cross, and LLVM begins to spill.
+    """
+    return form.pads and form.zeros and tile.by_channel and tile.rows in (1, form.statement.rows)
+
+
 def pieces(width: int, lanes: int) -> tuple[int, int]:
     """Loads of a vector of `width` elements: (whole registers, parts of one)."""
     whole, rest = divmod(width, lanes)
@@ -181,7 +189,12 @@ def _divisors(extent: int, most: int = MOST_COLUMNS) -> list[int]:
 
 
 def tile_slots(
-    form: StatementForm, cpu: CpuFeatures, tile: Tile, *, in_place: bool = False
+    form: StatementForm,
+    cpu: CpuFeatures,
+    tile: Tile,
+    *,
+    in_place: bool = False,
+    share: float = 1.0,
 ) -> float:
     """Slots that one tile takes: the reduction and the write-back.
 
@@ -190,6 +203,7 @@ def tile_slots(
         cpu: The CPU.
         tile: The tile.
         in_place: Whether vectors of columns are read with their padding, not from a copy.
+        share: Of the multiply-adds, those that are not left out.
     """
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
@@ -227,7 +241,7 @@ def tile_slots(
     step = max(accumulators, loads, chains) + PRESSURE * loads
     if in_place:
         step += MASK_SLOTS * max(0.5, min(1.0, 2 / tile.rows))
-    return TILE_SLOTS + reduction * step + written
+    return TILE_SLOTS + share * reduction * step + written
 
 
 def _unrolls_reduction(form: StatementForm, tile: Tile) -> bool:

@@ -51,6 +51,7 @@ NAMES = (
     "macs_per_task",
     "pads",
     "pads_inside",
+    "pads_inline",
     "pad_iterations",
     "pad_bytes_l1",
     "pad_redundancy",
@@ -123,6 +124,11 @@ class _Look:
     def reduction(self) -> int:
         s = self.form.statement
         return s.inputs.count * s.kh.extent * s.kw.extent
+
+    @cached_property
+    def copies(self) -> bool:
+        """Whether there is a padded copy of the input, made beforehand or inside a loop."""
+        return self.form.pads and not self.form.padded_as_read
 
     @cached_property
     def elements(self) -> int:
@@ -246,7 +252,7 @@ class _Look:
 
     @property
     def pad_elements(self) -> float:
-        return self.pad_rows * self.form.spans[1].span if self.form.pads else 0.0
+        return self.pad_rows * self.form.spans[1].span if self.copies else 0.0
 
     @property
     def fetched(self) -> float:
@@ -267,15 +273,19 @@ class _Look:
         crowded = self.registers > CROWDED * self.cpu.registers
         if self.rolled or crowded or self.vector is None:
             step += SPILL_SLOTS * self.registers
+        if self.form.padded_as_read and not self.by_channel:
+            # A condition in every lane: LLVM makes no vectors of them.
+            step *= self.width
+        steps = self.reduction * (self.form.share_inside if self.form.padded_as_read else 1.0)
         tiles = self.elements / self.tile_elements
-        inside = tiles * (TILE_SLOTS + self.reduction * step + WRITE_SLOTS * self.tile_elements)
+        inside = tiles * (TILE_SLOTS + steps * step + WRITE_SLOTS * self.tile_elements)
         inside += FETCH_SLOTS * self.fetched
         padding = 0.0
-        if self.form.pads:
+        if self.copies:
             padding = self.pad_iterations * (
                 PAD_SLOTS * self.pad_elements + PAD_ROW_SLOTS * self.pad_rows
             )
-        if self.form.pads_at_loop:
+        if self.form.pads_at_loop or not self.copies:
             inside, padding = inside + padding, 0.0
         elif self.form.pads_in_parallel:
             padding = PARALLEL_SLOTS + padding / self.cpu.threads
@@ -321,9 +331,10 @@ class _Look:
             log2(self.macs / self.tasks),
             float(self.form.pads),
             float(self.form.pads_at_loop),
+            float(self.form.padded_as_read),
             log2(self.pad_iterations),
             log2((1 + 4 * self.pad_elements) / cpu.l1_bytes),
-            made / self.form.padded_elements if self.form.pads else 0.0,
+            made / self.form.padded_elements if self.copies else 0.0,
             float(schedule.anchor("prefetch:input") is not None),
             float(schedule.anchor("prefetch:weight") is not None),
             float(schedule.lanes("accumulator") > 0),

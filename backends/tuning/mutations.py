@@ -158,17 +158,18 @@ def _refuse(subject: _Subject, rng: random.Random) -> tuple[Gene, ...] | None:
 
 
 def _pad_elsewhere(subject: _Subject, rng: random.Random) -> tuple[Gene, ...] | None:
-    """Pad beforehand, or inside one of the loops over tiles."""
-    here = subject.having("compute_at")
-    loops = _outer(subject)
-    if here and rng.random() < 0.5:
-        return subject.without(here[0])
-    if not loops:
+    """Pad beforehand, inside one of the loops over tiles, or where it is read."""
+    here = subject.having("compute_at", "compute_inline")
+    old = subject.genes[here[0]] if here else None
+    inside = [Gene.of("compute_at", subject.index, loop=loop) for loop in _outer(subject)]
+    inline = Gene.of("compute_inline", subject.index)
+    # Each of the three ways is as likely, however many loops there are.
+    ways = [way for way in (None, inline, rng.choice(inside) if inside else None) if way != old]
+    if not ways:
         return None
-    loop = rng.choice(loops)
-    if here:
-        return subject.changed(here[0], loop=loop)
-    return subject.before("parallel", Gene.of("compute_at", subject.index, loop=loop))
+    new = rng.choice(ways)
+    rest = replace(subject, genes=subject.without(here[0])) if here else subject
+    return rest.genes if new is None else rest.before("parallel", new)
 
 
 def _toggle_parallel(subject: _Subject, rng: random.Random) -> tuple[Gene, ...] | None:

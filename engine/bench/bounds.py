@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from backends.lowering.geometry import statement_forms
 from backends.timing.helpers import CHAINS, multiply_adds
 from backends.timing.steady import fastest_s
 from genomes.nest import LoopNest
@@ -34,10 +35,14 @@ class Bounds:
     call_s: float = 0.0
 
     def seconds(self, nest: LoopNest) -> tuple[float, str]:
-        """The least time of a kernel in seconds, and what sets it: arithmetic or bandwidth."""
+        """The least time of a kernel in seconds, and what sets it: arithmetic or bandwidth.
+
+        Multiply-adds with zeros of the padding are not counted: no kernel has to do them.
+        """
         shape = nest.shape
         elements = nest.parameters + prod(shape.input_shape) + prod(shape.output_shape)
-        computed, moved = nest.macs / self.macs_per_s, 4 * elements / self.bytes_per_s
+        macs = sum(form.needed_macs for form in statement_forms(nest))
+        computed, moved = macs / self.macs_per_s, 4 * elements / self.bytes_per_s
         return (computed, "arithmetic") if computed >= moved else (moved, "bandwidth")
 
 

@@ -76,9 +76,44 @@ def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
         for i in N:                 ->          P[y, x] = pad(I)
             S(P[...])                       S(P[...])
     """
-    shape = nest.shape
-    require(any(shape.padding), "the convolution has no padding: nothing is computed before it")
-    return rescheduled(nest, index, lambda s: placed(s, "pad", loop), "compute_at", loop=loop)
+    _require_padding(nest)
+
+    def edit(schedule: Schedule) -> Schedule:
+        require(not schedule.pads_inline, "the padding is computed where it is read")
+        return placed(schedule, "pad", loop)
+
+    return rescheduled(nest, index, edit, "compute_at", loop=loop)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
+    primitive="Schedule.compute_inline of the padding stage",
+    also_called=("inline (Exo)", "compute_inline (TVM)"),
+)
+def compute_inline(nest: LoopNest, index: int) -> LoopNest:
+    """Compute the padding where it is read: nothing is copied, taps on zeros can be left out.
+
+    rewrite:
+        for y, x:                       for i in N:
+            P[y, x] = pad(I)        ->      S(pad(I))
+        for i in N:
+            S(P[...])
+    """
+    _require_padding(nest)
+
+    def edit(schedule: Schedule) -> Schedule:
+        there = schedule.anchor("pad")
+        require(there is None, f"the padding is computed at loop {there}")
+        require(not schedule.pads_inline, "the padding is computed where it is read already")
+        return replace(schedule, pads_inline=True)
+
+    return rescheduled(nest, index, edit, "compute_inline")
+
+
+def _require_padding(nest: LoopNest) -> None:
+    padded = any(nest.shape.padding)
+    require(padded, "the convolution has no padding: nothing is computed before it")
 
 
 @transformation(

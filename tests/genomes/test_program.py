@@ -212,9 +212,21 @@ def test_a_block_fetches_for_all_of_its_threads() -> None:
     assert [x.bound for x in schedule.loops if x.bound] == ["blockIdx.x", "threadIdx.x"]
 
 
-def test_compute_at_needs_padding() -> None:
+@pytest.mark.parametrize("gene", [on("compute_at", "ho"), Gene.of("compute_inline")], ids=str)
+def test_placing_the_padding_needs_padding(gene: Gene) -> None:
     with pytest.raises(IllegalTransformation, match="nothing is computed before it"):
-        replay(replace(SHAPE, padding=(0, 0, 0, 0)), (on("compute_at", "ho"),))
+        replay(replace(SHAPE, padding=(0, 0, 0, 0)), (gene,))
+
+
+def test_padding_is_computed_in_one_place() -> None:
+    inside, inline = on("compute_at", "ho"), Gene.of("compute_inline")
+    for genes, reason in (
+        ((inside, inline), "the padding is computed at loop ho"),
+        ((inline, inside), "the padding is computed where it is read"),
+        ((inline, inline), "the padding is computed where it is read already"),
+    ):
+        with pytest.raises(IllegalTransformation, match=f"{reason}$"):
+            replay(SHAPE, genes)
 
 
 def scheduled(*genes: Gene) -> Schedule:

@@ -113,6 +113,14 @@ def test_lanes_hold_channels_where_the_columns_are_few_and_columns_elsewhere():
     assert vector(default_schedule(conv(24, 144, 56, kernel=1), AVX512)).startswith("ho+wo")
 
 
+def test_padding_is_left_out_where_lanes_hold_channels():
+    for nest in (conv(512, 512, 4), conv(64, 64, 56), conv(128, 128, 16, groups=4)):
+        assert "compute_inline" in ops(default_schedule(nest, AVX512))
+    mirrored = conv(512, 512, 4, padding_mode="reflect")
+    for candidate in schedule_candidates(mirrored, AVX512):
+        assert "compute_inline" not in ops(candidate)
+
+
 def test_48_channels_are_three_registers():
     schedule = default_schedule(conv(192, 48, 4), AVX512).statements[0].scheduled(1)
     assert schedule.lanes("weight") == schedule.lanes("accumulator") == 16

@@ -29,6 +29,7 @@ GENES = {
         gene("prefetch", operand="weight", loop="co"),
     ],
     "compute_at": [gene("compute_at", loop="ho")],
+    "compute_inline": [gene("compute_inline")],
     "pack": [
         gene("split", loop="co", factor=4),
         gene("interchange", order=("wo", "ci", "kh", "kw", "co.1")),

@@ -82,11 +82,22 @@ def test_the_estimate_knows_what_is_slow() -> None:
     for op in ("parallel", "unroll"):
         kept = [gene for gene in s.schedule_genes if gene.op != op]
         assert named(rewritten(nest, 0, kept))["estimate"] > best + math.log2(1.5), op
-    fetch = Gene.of("prefetch", operand="weight", loop="ho.0")
+    fetch = Gene.of("prefetch", operand="weight", loop="ho")
     fetched = named(rewritten(nest, 0, [*s.schedule_genes, fetch]))["estimate"]
     assert best < fetched < best + 2
     scalar = [gene for gene in s.schedule_genes if gene.op not in ("unroll", "vectorize")]
     assert cpu_schedule_features(rewritten(nest, 0, scalar), CPU) is None
+
+
+def test_padding_that_is_left_out_is_neither_copied_nor_multiplied() -> None:
+    nest = default_schedule(fresh(64, 4), CPU)
+    kept = [g for g in nest.statements[0].schedule_genes if g.op != "compute_inline"]
+    assert len(kept) + 1 == len(nest.statements[0].schedule_genes)
+    left_out, copied = named(nest), named(rewritten(nest, 0, kept))
+    assert (left_out["pads_inline"], copied["pads_inline"]) == (1, 0)
+    assert left_out["pad_redundancy"] == 0 < copied["pad_redundancy"]
+    # Of 4 rows times 3 taps, 10 read a row of the input; columns alike.
+    assert left_out["estimate"] < copied["estimate"] + math.log2(0.8)
 
 
 def test_the_estimate_of_a_nest_is_the_sum_of_its_statements() -> None:

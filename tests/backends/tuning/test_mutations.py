@@ -114,6 +114,7 @@ def test_a_nest_with_few_genes_has_few_neighbours() -> None:
     assert {gene.op for c in bare_children for gene in genes_of(c)} <= {
         "unroll",
         "compute_at",
+        "compute_inline",
         "parallel",
         "prefetch",
     }

@@ -112,11 +112,15 @@ def test_a_statement_without_a_loop_for_blocks_runs_on_one_thread():
     assert "blockIdx" not in cuda_source(nest, GPU).split("__global__")[-1]
 
 
-@pytest.mark.parametrize("op", ["parallel", "compute_at"])
-def test_a_gene_for_a_cpu_does_not_lower(op):
-    message = rf"^{op}\(.*\) does not lower to a GPU kernel; bind, cache_write"
+@pytest.mark.parametrize(
+    "cpu_only",
+    [gene("parallel", loop="n"), gene("compute_at", loop="n"), gene("compute_inline")],
+    ids=str,
+)
+def test_a_gene_for_a_cpu_does_not_lower(cpu_only):
+    message = rf"^{cpu_only.op}\(.*\) does not lower to a GPU kernel; bind, cache_write"
     with pytest.raises(LoweringError, match=message):
-        lower(after(SMALL, gene(op, loop="n")))
+        lower(after(SMALL, cpu_only))
 
 
 BROKEN = {
