@@ -8,7 +8,8 @@ over tiles outside, of which the outer ones are fused and run in parallel:
             acc = bias                                          decompose_reduction
             for ci, kh:
                 unroll kw, ho.1, wo.1:
-                    vectorize co.1: acc += weight * input       pack weight, pack accumulator
+                    if the input is no padding:                 compute_inline
+                        vectorize co.1: acc += weight * input   pack weight, pack accumulator
             output = acc                                        cache_write
 """
 

@@ -54,16 +54,24 @@ def _lifted(loop: tirx.For) -> tirx.Stmt:
     guarded = loop.body
     if not isinstance(guarded, tirx.IfThenElse) or guarded.else_case is not None:
         return loop
-    inside, outside = [], []
-    for part in _conjunction(guarded.condition):
-        mine = any(v.same_as(loop.loop_var) for v in tirx.analysis.undefined_vars(part))
-        (inside if mine else outside).append(part)
+    parts = list(_conjunction(guarded.condition))
+    outside = [part for part in parts if _stays_the_same(part, loop.loop_var)]
+    inside = [part for part in parts if not _stays_the_same(part, loop.loop_var)]
     if not outside:
         return loop
     body = tirx.IfThenElse(_all(inside), guarded.then_case, None) if inside else guarded.then_case
     fields = (loop.thread_binding, loop.annotations, loop.step)
     rest = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, *fields)
     return tirx.IfThenElse(_all(outside), rest, None)
+
+
+def _stays_the_same(condition: Any, variable: Any) -> bool:
+    """Whether a condition is the same in all iterations: of other variables, not of memory."""
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(condition, (ir.TensorLoad, loads.append))
+    return not loads and not any(
+        v.same_as(variable) for v in tirx.analysis.undefined_vars(condition)
+    )
 
 
 def _conjunction(condition: Any) -> Iterator[Any]:

@@ -144,12 +144,17 @@ def _variants(target: NetworkTarget) -> Mapping[str, Callable[..., CompiledNetwo
         "packed activations": compiler(default, blocks=0),
         "packed weights": compiler(lambda nest: _with(default(nest), _keeps_layout)),
         "choice of tiles": compiler(lambda nest: _one_tile(nest, target)),
+        "padding left out": compiler(lambda nest: _with(default(nest), _copies_padding)),
         "fused epilogues": compiler(default, fuse=False),
     }
 
 
 def _keeps_layout(gene: Gene) -> bool:
     return gene.op != "pack" or gene.arguments["operand"] != "weight"
+
+
+def _copies_padding(gene: Gene) -> bool:
+    return gene.op != "compute_inline"
 
 
 def _with(nest: LoopNest, wanted: Callable[[Gene], bool]) -> LoopNest:

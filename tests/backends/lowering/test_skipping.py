@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from tvm import tirx
 from tvm.ir.transform import Sequential
 from tvm.s_tir.transform import StmtSimplify
+from tvm.script import tirx as T  # noqa: N812 - the name that TVM uses
 
 from backends.lowering import build_kernel, lower
 from backends.lowering.pipeline import _to_loops
+from backends.lowering.skipping import skipped_padding
 from genomes.nest import LoopNest
 from tests.backends.lowering.kernels import TARGET, after, check, conv, gene
 
@@ -117,3 +119,14 @@ def test_any_padding_is_left_out(size, kernel, steps, padding, packed, bias):
         input_lanes=lanes,
     )
     check(left_out(nest, "wo"))
+
+
+def test_a_condition_on_memory_stays_where_it_is():
+    @T.prim_func(s_tir=True)
+    def counts(flag: T.Buffer((1,), "int32"), limit: T.int32):
+        for _ in range(4):
+            if flag[0] < limit:
+                flag[0] = flag[0] + 1
+
+    mod = tvm.IRModule({"main": counts})
+    tvm.ir.assert_structural_equal(skipped_padding(mod), mod)
