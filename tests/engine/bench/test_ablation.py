@@ -68,6 +68,7 @@ def test_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         "packed activations",
         "packed weights",
         "choice of tiles",
+        "padding left out",
         "fused epilogues",
         "builds_apart",
     }
