@@ -144,6 +144,19 @@ class NetworkTarget:
 
 
 @dataclass(frozen=True)
+class LibraryRun:
+    """What an exported network has done on a device.
+
+    Attributes:
+        output: The network's output.
+        times_s: Seconds per call, transfers excluded, one entry for each round.
+    """
+
+    output: NDArray[np.float32]
+    times_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class LibraryTarget:
     """What a backend says for networks to be exported to a device that this machine is not.
 
@@ -151,14 +164,15 @@ class LibraryTarget:
         target: The TVM target, as `tvm.target.Target` takes it.
         features: What the default schedules need to know of the device.
         link: The `fcompile` of TVM's `export_library`.
-        run: Runs an exported library, given as its file and the input, on such a device; gives
-            the network's output, or raises `BackendError` when no device has done so.
+        run: Runs exported libraries, given as files by name, the input and a number of rounds,
+            on one such device, in every round each of them once; gives what each has done, or
+            raises `BackendError` when no device has run all of them.
     """
 
     target: Mapping[str, Any]
     features: Any
     link: Callable[..., None]
-    run: Callable[[Path, NDArray[np.float32]], NDArray[np.float32]]
+    run: Callable[[Mapping[str, Path], NDArray[np.float32], int], Mapping[str, LibraryRun]]
 
 
 class Backend(abc.ABC):

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Generator, Iterator, Sequence
 from typing import cast
 
-from backends.base import Backend, Device, NetworkTarget, Outcome
+from backends.base import Backend, Device, LibraryTarget, NetworkTarget, Outcome
 from backends.store import MeasurementStore
 from backends.store_rows import Best, Place
 from genomes.nest import LoopNest
@@ -95,6 +95,9 @@ class StoredBackend(Backend):
 
     def network_target(self) -> NetworkTarget | None:
         return self.inner.network_target()
+
+    def library_target(self) -> LibraryTarget | None:
+        return self.inner.library_target()
 
     def close(self) -> None:
         self.inner.close()

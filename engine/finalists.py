@@ -9,6 +9,7 @@ from backends.base import Backend, Failed
 from engine.archive import Archive
 from engine.config import ExperimentConfig
 from engine.evaluation import Evaluation
+from engine.libraries import measure_libraries
 from engine.network import NetworkTimes, Variant, measure_networks
 from engine.strategies.individuals import Effect, effect
 from genomes.operators import Space
@@ -21,10 +22,12 @@ EndToEnd = Callable[[Mapping[str, Variant]], Mapping[str, NetworkTimes | Failed]
 
 def end_to_end(config: ExperimentConfig, backend: Backend) -> EndToEnd | None:
     """How the networks of `config` are measured; None where `backend` runs no networks."""
-    target = backend.network_target()
-    if target is None:
-        return None
-    return lambda variants: measure_networks(config, variants, target)
+    here, elsewhere = backend.network_target(), backend.library_target()
+    if here is not None:
+        return lambda variants: measure_networks(config, variants, here)
+    if elsewhere is not None:
+        return lambda variants: measure_libraries(config, variants, elsewhere)
+    return None
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,9 @@ def search_backend(config: BackendConfig, sites: Sites) -> Backend:
     return create_backend(config.name, options)
 
 
-def laid_out(model: nn.Module, sites: Sites, target: NetworkTarget | None) -> Sites:
+def laid_out(
+    model: nn.Module, sites: Sites, target: NetworkTarget | LibraryTarget | None
+) -> Sites:
     """`sites` with the layouts of their activations in the compiled network.
 
     They stay in NCHW where whole networks are not compiled: on a backend without networks, and
@@ -169,7 +171,10 @@ def schedule_of(
 
 
 def compile_variant(
-    model: nn.Module, config: ExperimentConfig, variant: Variant, target: NetworkTarget
+    model: nn.Module,
+    config: ExperimentConfig,
+    variant: Variant,
+    target: NetworkTarget | LibraryTarget,
 ) -> tuple[nn.Module, CompiledNetwork]:
     """The transformed torch network, in eval mode, and the compiled one."""
     from backends.network import compile_network
@@ -262,6 +267,17 @@ def quiet(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     return {name: [values[turn] for turn in sorted(kept)] for name, values in times.items()}
 
 
+def network_input(config: ExperimentConfig) -> np.ndarray:
+    """(N, C, H, W) float32, the same for ever: what networks are compared and timed on."""
+    return np.random.default_rng(0).standard_normal(config.model.input_shape).astype(np.float32)
+
+
+def wrong(error: float) -> Failed:
+    """The failure of a network with such a `relative_error`."""
+    deviation = f"deviates from PyTorch by {error:.1e} of the largest output"
+    return Failed(FailureKind.WRONG_RESULT, deviation)
+
+
 def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
     """Largest absolute deviation, relative to the largest expected magnitude."""
     scale = float(np.abs(expected).max()) or 1.0
@@ -280,7 +296,7 @@ def network_job(
     config: ExperimentConfig = payload["config"]
     target: NetworkTarget = payload["target"]
     model = build_model(config.model)
-    x = np.random.default_rng(0).standard_normal(config.model.input_shape).astype(np.float32)
+    x = network_input(config)
     answers: dict[str, NetworkTimes | Failed] = {}
     runs, errors = {}, {}
     for name, variant in payload["variants"].items():
@@ -291,8 +307,7 @@ def network_job(
         if errors[name] <= TOLERANCE:
             runs[name] = compiled.runner(x)
         else:
-            deviation = f"deviates from PyTorch by {errors[name]:.1e} of the largest output"
-            answers[name] = Failed(FailureKind.WRONG_RESULT, deviation)
+            answers[name] = wrong(errors[name])
     enter("run")
     with apart():
         slowdown = helpers(target.target).probe.slowdown

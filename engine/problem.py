@@ -140,7 +140,8 @@ def open_problem(
         inner = stack.enter_context(backend or search_backend(config.backend, sites))
         stages = Stages()
         kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
-        sites = _measurable(laid_out(model, sites, inner.network_target()), kernels)
+        target = inner.network_target() or inner.library_target()
+        sites = _measurable(laid_out(model, sites, target), kernels)
         if make_metric:
             metric = make_metric(sites)
         else:

@@ -152,9 +152,10 @@ class RpcBackend(CpuSchedules):
         )
         yield from self._dispatcher.imap(map(self._job, ready), self.while_waiting)
 
-    def library_target(self) -> LibraryTarget:
+    def library_target(self) -> LibraryTarget | None:
         options = self._options
-        run = LibraryRunner(parse_address(options.tracker), options.key, options.start_timeout_s)
+        address = parse_address(options.tracker)
+        run = LibraryRunner(address, options.key, options.start_timeout_s, self._threads)
         return LibraryTarget(self._target, self.features, link_shared(self._target), run)
 
     @property

@@ -1,17 +1,18 @@
-"""Whole networks on a board: an exported library is sent there and run once, to be checked."""
+"""Whole networks on a board: exported libraries are sent there, run once, and timed in turns."""
 
 from __future__ import annotations
 
 import contextlib
 import select
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import BackendError
+from backends.base import BackendError, LibraryRun
 from backends.rpc.tracker import Grant, Waiting
 from backends.workers import Finished, Stage, WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD, failure_of
@@ -20,22 +21,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RUN_TIMEOUT_S = 120.0
-"""For sending the library, running it and fetching the result."""
+"""For sending one library, running and timing it, and fetching the result."""
+
+TURN_S = 0.02
+"""A network runs for at least so long in each of its turns."""
+
+_CONNECT = "connect"
 
 
 @dataclass(frozen=True)
 class LibraryJob:
-    """A library for a board.
+    """Libraries for a board.
 
     Attributes:
         grant: The board; None only warms up.
-        library: Its content.
-        x: (N, C, H, W), the network's input.
+        libraries: Their content, by name.
+        x: (N, C, H, W), the networks' input.
+        rounds: Timings of each.
+        threads: Threads that they run on; all that the board has if None.
     """
 
     grant: Grant | None
-    library: bytes = b""
+    libraries: Mapping[str, bytes] = field(default_factory=dict)
     x: NDArray[np.float32] | None = None
+    rounds: int = 0
+    threads: int | None = None
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds after which the board ends the session."""
+        return RUN_TIMEOUT_S * max(1, len(self.libraries))
 
 
 @dataclass(frozen=True)
@@ -46,21 +61,27 @@ class LibraryRunner:
         address: The tracker's.
         key: The boards'.
         queue_timeout_s: A board has to be free within so long.
+        threads: Threads that networks run on; all that the board has if None.
     """
 
     address: tuple[str, int]
     key: str
     queue_timeout_s: float
+    threads: int | None = None
 
-    def __call__(self, library: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's output for `x`.
+    def __call__(
+        self, libraries: Mapping[str, Path], x: NDArray[np.float32], rounds: int = 0
+    ) -> dict[str, LibraryRun]:
+        """What the networks compute for `x`, and how long they take, all on one board.
 
         Raises:
-            BackendError: No board is free in time, or the library does not run there.
+            BackendError: No board is free in time, or a library does not run there.
         """
+        binaries = {name: path.read_bytes() for name, path in libraries.items()}
+        limit_s = LibraryJob(None, binaries).limit_s
         spec = WorkerSpec(
             function="backends.rpc.libraries:run",
-            limits_s={"run": RUN_TIMEOUT_S},
+            limits_s={_CONNECT: RUN_TIMEOUT_S, "run": limit_s},
             environment={**ONE_THREAD, "TVM_NUM_THREADS": "1"},
         )
         with (
@@ -70,12 +91,13 @@ class LibraryRunner:
             # A board waits a few seconds only for whom it was granted to.
             pool.run(LibraryJob(None))
             grant = self._granted(queue)
-            result = pool.run(LibraryJob(grant, library.read_bytes(), x))
+            result = pool.run(LibraryJob(grant, binaries, x, rounds, self.threads))
         if not isinstance(result, Finished):
-            message = failure_of(result).message
-            raise BackendError(f"{library.name} does not run on {grant.device}: {message}")
-        output: NDArray[np.float32] = result.value
-        return output
+            message, names = failure_of(result).message, ", ".join(libraries)
+            verb = "does" if len(libraries) == 1 else "do"
+            raise BackendError(f"{names} {verb} not run on {grant.device}: {message}")
+        runs: dict[str, LibraryRun] = result.value
+        return runs
 
     def _granted(self, queue: Waiting) -> Grant:
         deadline = time.monotonic() + self.queue_timeout_s
@@ -90,24 +112,49 @@ class LibraryRunner:
                 return grant
 
 
-def run(job: LibraryJob, stage: Stage) -> NDArray[np.float32] | None:
-    """The network's output on the board."""
-    import tvm
-    from tvm import relax, rpc
+def run(job: LibraryJob, stage: Stage) -> dict[str, LibraryRun]:
+    """What the networks do on the board."""
+    from tvm import rpc
 
     if job.grant is None:
-        return None
+        return {}
     grant = job.grant
-    session = rpc.connect(grant.host, grant.port, grant.matchkey, session_timeout=RUN_TIMEOUT_S)
+    session = rpc.connect(grant.host, grant.port, grant.matchkey, session_timeout=job.limit_s)
     try:
-        session.upload(bytearray(job.library), "network.so")
-        device = session.cpu(0)
-        network = relax.VirtualMachine(session.load_module("network.so"), device)
-        network.set_input("main", tvm.runtime.tensor(job.x, device))
-        network.invoke_stateful("main")
-        output: NDArray[np.float32] = network.get_outputs("main").numpy()
-        return output
+        stage("run")
+        return _runs(job, session)
     finally:
         # The board is free at once, whatever still refers to something on it.
         with contextlib.suppress(Exception):
             session.get_function("CloseRPCConnection")()
+
+
+def _runs(job: LibraryJob, session: Any) -> dict[str, LibraryRun]:
+    import tvm
+    from tvm import relax
+
+    device = session.cpu(0)
+    if job.threads is not None:
+        session.get_function("runtime.config_threadpool")(1, job.threads)
+    x = tvm.runtime.tensor(job.x, device)
+    networks, outputs, counts = {}, {}, {}
+    for number, (name, binary) in enumerate(job.libraries.items()):
+        file = f"network-{number}.so"
+        session.upload(bytearray(binary), file)
+        networks[name] = network = relax.VirtualMachine(session.load_module(file), device)
+        network.set_input("main", x)
+        network.invoke_stateful("main")
+        outputs[name] = network.get_outputs("main").numpy()
+    times_s: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(job.rounds):
+        for name, network in networks.items():
+            if name not in counts:
+                counts[name] = max(1, round(TURN_S / _timed_s(network, device, 1)))
+            times_s[name].append(_timed_s(network, device, counts[name]))
+    return {name: LibraryRun(outputs[name], tuple(times_s[name])) for name in networks}
+
+
+def _timed_s(network: Any, device: Any, number: int) -> float:
+    """Seconds of one of `number` calls, by the board's clock, after one that is not timed."""
+    evaluator = network.time_evaluator("invoke_stateful", device, number=number, repeat=1)
+    return float(evaluator("main").results[0])

@@ -70,6 +70,10 @@ class ModelledRpcBackend(RpcBackend):
         facts = {**device.facts, "modelled": True}
         return replace(device, name=f"{device.name} (modelled, not measured)", facts=facts)
 
+    def library_target(self) -> None:
+        """None: networks would be measured, and nothing here is."""
+        return
+
     def _job(self, nest: LoopNest | None) -> RpcJob:
         job = super()._job(nest)
         return ModelledJob(**{**vars(job), "service_s": self._service_s})

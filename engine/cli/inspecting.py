@@ -118,7 +118,8 @@ def _measured(
         search_backend(config.backend, sites) as backend,
         MeasurementStore(config.home / STORE_NAME) as store,
     ):
-        laid = laid_out(model, sites, backend.network_target())
+        target = backend.network_target() or backend.library_target()
+        laid = laid_out(model, sites, target)
         nests = {site.name: LoopNest.fresh(site.shape) for site in laid.sites}
         stored = StoredBackend(backend, store)
         kernels = Kernels(stored, config.search.schedules, Stages())

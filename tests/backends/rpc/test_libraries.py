@@ -23,7 +23,10 @@ def test_an_exported_network_computes_on_a_board_what_pytorch_computes(farm, tmp
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(x).numpy()
-    np.testing.assert_allclose(target.run(library, x.numpy()), expected, rtol=1e-3, atol=1e-4)
+    (found,) = target.run({"net": library}, x.numpy(), 3).values()
+    np.testing.assert_allclose(found.output, expected, rtol=1e-3, atol=1e-4)
+    assert len(found.times_s) == 3
+    assert all(0 < seconds < 1 for seconds in found.times_s)
     assert until(lambda: farm.free() == 2)
 
 
@@ -31,8 +34,8 @@ def test_a_library_that_does_not_load_is_one_line_and_the_board_is_free_again(fa
     library = tmp_path / "network.so"
     library.write_bytes(b"no library")
     run = LibraryRunner(parse_address(farm.tracker), farm.key, 5.0)
-    with pytest.raises(BackendError, match=r"network\.so does not run on 127\.0\.0\.1:") as caught:
-        run(library, np.zeros(SHAPE, np.float32))
+    with pytest.raises(BackendError, match=r"net does not run on 127\.0\.0\.1:") as caught:
+        run({"net": library}, np.zeros(SHAPE, np.float32))
     assert "\n" not in str(caught.value)
     assert until(lambda: farm.free() == 2)
 
@@ -44,4 +47,4 @@ def test_without_a_board_it_says_for_how_long_it_has_waited(tmp_path):
     with pytest.raises(
         BackendError, match=r"no board within 1 s: the tracker .* cannot be reached"
     ):
-        LibraryRunner(("127.0.0.1", port), "none", 1.0)(library, np.zeros(SHAPE, np.float32))
+        LibraryRunner(("127.0.0.1", port), "none", 1.0)({"net": library}, np.zeros(SHAPE))
