@@ -29,7 +29,6 @@ R_co = TypeVar("R_co", covariant=True)
 LOSSES = 3
 """A task that has lost so many workers, or so many workers lost while they start, is an error."""
 
-
 _RINGS = 4096
 """Bytes that are read from the bell at once."""
 
@@ -127,10 +126,9 @@ class Crew(Generic[T, R]):
             Exception: What the function raises.
         """
         numbers = [self.begin(item) for item in items]
-        results: dict[int, R] = {}
-        while len(results) < len(items):
-            results.update(self.take(self._start_timeout_s))
-        return [results[number] for number in numbers]
+        while any(number not in self._results for number in numbers):
+            self._turn(self._start_timeout_s)
+        return [self._results.pop(number) for number in numbers]
 
     def begin(self, item: T) -> int:
         """Have the function of an item computed; the number of its result."""
@@ -139,11 +137,8 @@ class Crew(Generic[T, R]):
         self._hand_out()
         return task.number
 
-    def take(self, timeout_s: float) -> dict[int, R]:
-        """Wait until something happens; the results that are there, by their numbers.
-
-        Args:
-            timeout_s: Nothing is waited for any longer; 0 does not wait.
+    def take(self) -> dict[int, R]:
+        """The results that are there, by their numbers; does not wait.
 
         Raises:
             ExecutorError: There are no workers, or an item loses every one that it is given to.
@@ -152,9 +147,7 @@ class Crew(Generic[T, R]):
         with contextlib.suppress(BlockingIOError):
             while self.bell.recv(_RINGS):
                 pass
-        while self._wait(timeout_s):
-            self._hand_out()
-            timeout_s = 0.0
+        self._turn(0.0)
         results, self._results = self._results, {}
         return results
 
@@ -175,6 +168,12 @@ class Crew(Generic[T, R]):
             self._dismiss(worker)
         self.bell.close()
         self._rope.close()
+
+    def _turn(self, timeout_s: float) -> None:
+        """Wait until something happens, and see to all that has."""
+        while self._wait(timeout_s):
+            self._hand_out()
+            timeout_s = 0.0
 
     def _hand_out(self) -> None:
         while self._waiting and self._idle:

@@ -72,7 +72,7 @@ class CrewBuilder(Builder):
         self._indices[self._crew.begin(job)] = index
 
     def take(self) -> list[tuple[int, JobResult]]:
-        results = self._crew.take(0.0)
+        results = self._crew.take()
         return [(self._indices.pop(number), result) for number, result in results.items()]
 
     def drop(self) -> None:

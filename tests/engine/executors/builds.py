@@ -21,7 +21,9 @@ def run(job, stage):
     nursery = psutil.Process().parent()
     worker = nursery.parent()
     with Path(os.environ[LOG]).open("a") as log:
-        log.write(f"{job.nest.key} {nursery.pid} {worker.pid} {worker.cmdline()[0]}\n")
+        log.write(
+            f"{job.nest.key} {os.getpid()} {nursery.pid} {worker.pid} {worker.cmdline()[0]}\n"
+        )
     mark = os.environ.get(LETHAL)
     if mark and "call" in worker.cmdline()[0] and not Path(mark).exists():
         Path(mark).touch()

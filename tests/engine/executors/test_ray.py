@@ -295,14 +295,14 @@ class TestCrew:
     def test_results_can_be_fetched_when_the_bell_rings(self, crew):
         workers = crew(works.Echo(0.2))
         workers.start()
-        workers.take(0.0)
+        workers.take()
         numbers = [workers.begin(item) for item in range(4)]
         found = {}
         while len(found) < 4:
             assert select.select([workers.bell], [], [], 20)[0]
-            found.update(workers.take(0.0))
+            found.update(workers.take())
         assert [found[number][0] for number in numbers] == list(range(4))
-        assert workers.take(0.0) == {}
+        assert workers.take() == {}
 
     def test_what_is_dropped_is_given_to_nobody(self, crew):
         workers = crew(works.Echo(0.2))
@@ -311,7 +311,7 @@ class TestCrew:
             workers.begin(item)
         workers.drop()
         assert [item for item, _ in workers.map([7, 8, 9])] == [7, 8, 9]
-        assert workers.take(0.5) == {}
+        assert workers.take() == {}
 
     def test_a_dropped_task_that_ends_its_worker_is_not_repeated(self, crew):
         workers = crew(works.Deadly(None), 1)

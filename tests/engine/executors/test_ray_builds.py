@@ -58,7 +58,7 @@ def gone(builds):
 
 def candidates(builds):
     """The builds that are not the trials of workers which get ready."""
-    return [(key, worker) for key, _, worker, title in builds if title != "ray::Worker.prepare"]
+    return [(key, worker) for key, _, _, worker, title in builds if title != "ray::Worker.prepare"]
 
 
 @pytest.fixture(scope="module")
