@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -17,18 +18,18 @@ LETHAL = "LOOPGENE_TEST_LETHAL"
 
 
 def run(job, stage):
-    """As `kernels.run`; the first build of a worker after its trial ends it, if it shall."""
+    """As `kernels.run`; one build of a search ends its worker, if it shall."""
     nursery = psutil.Process().parent()
     worker = nursery.parent()
     with Path(os.environ[LOG]).open("a") as log:
         log.write(
             f"{job.nest.key} {os.getpid()} {nursery.pid} {worker.pid} {worker.cmdline()[0]}\n"
         )
-    mark = os.environ.get(LETHAL)
-    if mark and "call" in worker.cmdline()[0] and not Path(mark).exists():
-        Path(mark).touch()
-        worker.kill()
-        time.sleep(60)
+    if LETHAL in os.environ and "call" in worker.cmdline()[0]:
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ[LETHAL]).touch(exist_ok=False)
+            worker.kill()
+            time.sleep(60)
     return kernels.run(job, stage)
 
 
