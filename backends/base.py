@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from backends.builder import Builder, Workshop
+
 
 class BackendError(LoopGeneError):
     """A backend cannot work at all: unknown name, missing device, invalid target."""
@@ -181,8 +183,8 @@ class Backend(abc.ABC):
     Attributes:
         name: The name under which the backend is registered.
         measure_options: How `measure` times and checks; the store compares them.
-        while_waiting: Called again and again while `measure` waits for a device; what it raises
-            ends the batch.
+        while_waiting: Called again and again while `measure` waits for a device, or for kernels
+            that are built elsewhere; what it raises ends the batch.
     """
 
     name: str
@@ -250,6 +252,18 @@ class Backend(abc.ABC):
     def library_target(self) -> LibraryTarget | None:
         """How whole networks are compiled for a device that this machine is not; None if none."""
         return None
+
+    def workshop(self) -> Workshop | None:
+        """How kernels are built elsewhere; None where they are built on this machine only."""
+        return None
+
+    def build_with(self, builder: Builder) -> None:
+        """Have kernels built by `builder`, which works as `workshop` says, from now on.
+
+        Raises:
+            BackendError: Kernels are built on this machine only.
+        """
+        raise BackendError(f"The backend {self.name!r} builds its kernels on this machine only.")
 
     def close(self) -> None:  # noqa: B027 - not every backend has something to end
         """End the processes that the backend owns."""

@@ -118,7 +118,10 @@ class BackendConfig(NamedSection):
 
 
 class ExecutorConfig(NamedSection):
-    """Where capacities are computed; just the name, or the executor's own options beside it."""
+    """Where capacities are computed and kernels for boards built.
+
+    Just the name, or the executor's own options beside it.
+    """
 
     alone: ClassVar[bool] = True
 

@@ -14,8 +14,8 @@ from backends.stored import StoredBackend
 from engine.capacity.base import CapacityMetric
 from engine.config import ExperimentConfig
 from engine.counted_space import CountedSpace
-from engine.executors import create_executor
-from engine.executors.scoring import Scoring
+from engine.executors import Spread, create_executor
+from engine.executors.scoring import Scoring, SpreadMetric
 from engine.finalists import EndToEnd, end_to_end
 from engine.fitness import Objective
 from engine.kernels import Kernels
@@ -124,7 +124,7 @@ def open_problem(
         run_id: Stored with every measurement.
         backend: Instead of the one that `config` names; closed at the end.
         make_metric: Makes the capacity metric, instead of the one that `config` names; its scores
-            are computed in this process.
+            are computed in this process, whatever the executor.
 
     Raises:
         LoopGeneError: A part cannot be built: its message says which and why.
@@ -142,11 +142,9 @@ def open_problem(
         kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
         target = inner.network_target() or inner.library_target()
         sites = _measurable(laid_out(model, sites, target), kernels)
-        if make_metric:
-            metric = make_metric(sites)
-        else:
-            metric = capacity_metric(config, model, sites)
-            metric = executor.spread(metric, Scoring.like_here(config, sites, metric))
+        metric = make_metric(sites) if make_metric else capacity_metric(config, model, sites)
+        scoring = None if make_metric else Scoring.like_here(config, sites, metric)
+        metric = _spread(executor.spread(scoring, inner.workshop()), metric, inner)
         problem = Problem(
             config=config,
             model=model,
@@ -161,6 +159,13 @@ def open_problem(
             measure_end_to_end=end_to_end(config, inner),
         )
         yield problem
+
+
+def _spread(spread: Spread, metric: CapacityMetric, backend: Backend) -> CapacityMetric:
+    """`metric`, with the scores of an executor that computes them; it builds kernels as well."""
+    if spread.builder is not None:
+        backend.build_with(spread.builder)
+    return metric if spread.scores is None else SpreadMetric(metric, spread.scores)
 
 
 def _measurable(sites: Sites, kernels: Kernels) -> Sites:

@@ -1,6 +1,6 @@
 """Lowering of scheduled loop nests to CPU kernels, and good schedules made of genes.
 
-Importing this package imports no TVM; `build_kernel` and `lower` do.
+Importing this package imports no TVM; `build_kernel`, `kernel_arguments` and `lower` do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backends.lowering.defaults import (
 from backends.lowering.errors import LoweringError
 
 if TYPE_CHECKING:
-    from backends.lowering.kernel import CompiledKernel, build_kernel, lower
+    from backends.lowering.kernel import CompiledKernel, build_kernel, kernel_arguments, lower
 
 __all__ = [
     "CPU_TRANSFORMATIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "LoweringError",
     "build_kernel",
     "default_schedule",
+    "kernel_arguments",
     "lower",
     "schedule_candidates",
     "schedule_space",

@@ -51,10 +51,7 @@ class CompiledKernel:
         Raises:
             ValueError: A bias is given to a site without one, or missing.
         """
-        shape = self.shape
-        output = np.full(stored(shape.output_shape, shape.output_lanes), np.nan, np.float32)
-        packed = self.pack(weights, bias)
-        return [pack_channels(x, shape.input_lanes), *packed, output]
+        return _around(self.shape, x, self.pack(weights, bias))
 
     def pack(self, weights: Sequence[np.ndarray], bias: np.ndarray | None) -> list[np.ndarray]:
         """The arguments between input and output, laid out as the kernel reads them.
@@ -108,6 +105,19 @@ def pack(
 ) -> list[np.ndarray]:
     """`CompiledKernel.pack` for a nest whose kernel is not built on its own."""
     return _arguments(kernel_packings(nest), nest.shape.bias, weights, bias)
+
+
+def kernel_arguments(
+    nest: LoopNest, x: np.ndarray, weights: Sequence[np.ndarray], bias: np.ndarray | None
+) -> list[np.ndarray]:
+    """`CompiledKernel.arguments` for a nest whose kernel was built elsewhere."""
+    return _around(nest.shape, x, pack(nest, weights, bias))
+
+
+def _around(shape: ConvShape, x: np.ndarray, packed: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Input, packed weights, and an output of NaN."""
+    output = np.full(stored(shape.output_shape, shape.output_lanes), np.nan, np.float32)
+    return [pack_channels(x, shape.input_lanes), *packed, output]
 
 
 def _arguments(

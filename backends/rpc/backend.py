@@ -1,4 +1,4 @@
-"""The RPC backend: kernels compiled here, run on the boards of a TVM tracker."""
+"""The RPC backend: kernels compiled here or elsewhere, run on the boards of a TVM tracker."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from backends.base import BackendError, Device, LibraryTarget, Outcome
 from backends.boards import board_target, link_shared
+from backends.builder import Builder, BuildJob, Workshop, toolchain
 from backends.cpu_schedules import CpuSchedules
 from backends.devices import CpuFeatures, cpu_features, target_text
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
 from backends.rpc.dispatch import Dispatcher
 from backends.rpc.libraries import LibraryRunner
-from backends.rpc.session import GRANTED, REFERENCE, STAGES, RpcJob
+from backends.rpc.session import BUILD, GRANTED, REFERENCE, STAGES, RpcJob
 from backends.rpc.tracker import Waiting, parse_address
 from backends.settings import BackendSettings
 from backends.workers import WorkerSpec
@@ -45,7 +47,8 @@ class RpcOptions(BackendSettings):
         target: What kernels are compiled for: the name of a preset, a TVM target tag, or a
             mapping with `mtriple`, `mcpu`, `mattr` and `num-cores`.
         threads: Threads that a kernel runs on; the board's cores when not given.
-        builders: Kernels that are built side by side on this machine.
+        builders: Kernels that are built side by side on this machine, as long as nobody else
+            builds them.
         connect_timeout_s: Deadline of reaching a granted board, and of the reference kernel that
             a board runs when it is new or has failed.
         start_timeout_s: When no board answers for so long at the beginning, the search ends
@@ -86,6 +89,8 @@ class RpcBackend(CpuSchedules):
     Options = RpcOptions
     session = "backends.rpc.session:run"
     """Import path of what workers run."""
+    builds = "backends.rpc.kernels:run"
+    """Import path of what those run that only build."""
 
     def __init__(self, options: RpcOptions) -> None:
         self._options = options
@@ -157,6 +162,21 @@ class RpcBackend(CpuSchedules):
         address = parse_address(options.tracker)
         run = LibraryRunner(address, options.key, options.start_timeout_s, self._threads)
         return LibraryTarget(self._target, self.features, link_shared(self._target), run)
+
+    def workshop(self) -> Workshop:
+        trial = BuildJob(self._reference, self._target)
+        spec = replace(
+            self._worker_spec(),
+            function=self.builds,
+            limits_s={BUILD: self._options.build_timeout_s},
+            exclusive=frozenset(),
+            initialise="backends.rpc.kernels:initialise",
+            arguments=(trial,),
+        )
+        return Workshop(spec, trial, toolchain())
+
+    def build_with(self, builder: Builder) -> None:
+        self._dispatcher.builder = builder
 
     @property
     def troubles(self) -> str:

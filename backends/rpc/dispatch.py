@@ -1,5 +1,8 @@
 """Jobs and devices: builds side by side, one job per device, results in the order of the jobs.
 
+A kernel that is built elsewhere comes back as a library, and waits in a worker for a device like
+one that the worker has built.
+
 A device that is new or has failed runs the reference kernel first.  A session that goes wrong
 before the candidate's code runs is the device's fault, and the candidate is tried again; a
 candidate whose code ends two sessions has done so itself.
@@ -16,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backends.base import BackendError, Failed, FailureKind, Outcome
+from backends.builder import Builder, BuildJob
 from backends.rpc.devices import DeviceBook, Standing
-from backends.rpc.session import GRANTED, Answer, Ending, RpcJob, Ticket
+from backends.rpc.session import BUILD, GRANTED, Answer, Ending, RpcJob, Ticket
 from backends.rpc.tracker import Grant, Waiting
 from backends.workers.crew import Crew
 from backends.workers.outcomes import failure_of, plain
@@ -37,7 +41,6 @@ _log = logging.getLogger(__name__)
 STRIKES = 2
 """A candidate whose code ends so many sessions is to blame."""
 
-_BUILD = "build"
 _TICK_S = 0.5
 _SAY_AFTER_S, _SAY_EVERY_S = 5.0, 60.0
 
@@ -57,6 +60,8 @@ class _Task:
     """The one that it runs on."""
     since: float = 0.0
     """When it began to wait for a device."""
+    built_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by stage of a build elsewhere."""
 
 
 class Dispatcher:
@@ -71,6 +76,7 @@ class Dispatcher:
 
     Attributes:
         facts: What the devices tell of themselves; None until one was asked.
+        builder: Builds the kernels; None where the workers do it themselves.
     """
 
     def __init__(
@@ -82,12 +88,14 @@ class Dispatcher:
         queue_timeout_s: float | None,
     ) -> None:
         self.facts: Mapping[str, Any] | None = None
+        self.builder: Builder | None = None
         self._crew = Crew(spec)
         self._waiting = waiting
         self._book = book
         self._builders = builders
         self._queue_timeout_s = queue_timeout_s
         self._tasks: dict[int, _Task] = {}
+        self._elsewhere: set[int] = set()
         self._again: deque[_Task] = deque()
         self._results: dict[int, Outcome] = {}
         self._quiet_since: float | None = None
@@ -107,6 +115,7 @@ class Dispatcher:
 
         Raises:
             WorkerError: Workers cannot be started.
+            LoopGeneError: The builder has nobody to build anything.
         """
         if self._tasks or self._again:
             raise BackendError("The devices are busy with another batch; finish that one first.")
@@ -125,6 +134,9 @@ class Dispatcher:
             for worker in self._crew.active:
                 self._crew.end(worker)
             self._waiting.close()
+            if self.builder is not None:
+                self.builder.drop()
+            self._elsewhere.clear()
             self._tasks.clear()
             self._again.clear()
             self._results.clear()
@@ -138,34 +150,57 @@ class Dispatcher:
     def _hand_out(self, fresh: Iterator[_Task]) -> None:
         """Begin as many builds as there is room for, those to be repeated first."""
         active = self._crew.active
-        building = sum(w.stage == _BUILD for w in active)
+        builders = self._builders if self.builder is None else self.builder.size
+        building = len(self._elsewhere) + sum(w.stage == BUILD for w in active)
         # Every device that becomes free should find a kernel that is built.
-        ahead = max(2 * self._builders, self._book.ready)
+        ahead = max(2 * builders, self._book.ready)
         room = ahead - building - sum(w.waiting for w in active)
-        for _ in range(min(room, self._builders - building)):
+        for _ in range(min(room, builders - building)):
             task = self._again.popleft() if self._again else next(fresh, None)
             if task is None:
                 return
-            task.device = ""
-            self._tasks[task.index] = task
+            self._begin(task)
+
+    def _begin(self, task: _Task) -> None:
+        """Have the kernel built, or get it ready for a device if that is done."""
+        task.device = ""
+        self._tasks[task.index] = task
+        nest = task.job.nest
+        if self.builder is None or nest is None or task.job.binary is not None:
             self._crew.begin(task.index, task.job)
+        else:
+            self._elsewhere.add(task.index)
+            self.builder.begin(task.index, BuildJob(nest, task.job.target))
 
     def _turn(self, while_waiting: Callable[[], None]) -> None:
         """Wait for something to happen, and do what it asks for."""
         ready = self._ready()
         self._waiting.want(len(ready))
-        idle = bool(ready) and not any(task.device for task in self._tasks.values())
-        timeout_s = _TICK_S if ready else None
-        for index, result in self._crew.listen(self._waiting.sockets, timeout_s):
+        idle = not any(task.device for task in self._tasks.values())
+        timeout_s = _TICK_S if ready or self._elsewhere else None
+        sockets = self._waiting.sockets
+        if self.builder is not None and self._elsewhere:
+            sockets += self.builder.sockets
+        for index, result in self._crew.listen(sockets, timeout_s):
             self._settle(self._tasks.pop(index), result)
+        self._collect()
         for grant in self._waiting.take():
             self._allot(grant)
-        if idle:
+        if idle and ready:
             self._say_that_it_waits()
-            while_waiting()
         else:
             self._quiet_since = self._said = None
+        if idle and (ready or self._elsewhere):
+            while_waiting()
         self._give_up()
+
+    def _collect(self) -> None:
+        """Take what the builder has built."""
+        if self.builder is None or not self._elsewhere:
+            return
+        for index, result in self.builder.take():
+            self._elsewhere.discard(index)
+            self._settle(self._tasks.pop(index), result)
 
     def _task(self, worker: Worker) -> _Task:
         return self._tasks[_index(worker)]
@@ -188,8 +223,11 @@ class Dispatcher:
 
     def _settle(self, task: _Task, result: JobResult) -> None:
         """Take the result of a worker: an outcome, or one more attempt."""
-        stages_s = _stages_s(result.stages_s)
+        stages_s = _stages_s(result.stages_s, task.built_s)
         match result:
+            case Finished(bytes() as binary):
+                task.job, task.built_s = replace(task.job, binary=binary), stages_s
+                self._begin(task)
             case Finished(Answer() as answer):
                 self._hear(task, answer, stages_s)
             case Finished(outcome):
@@ -198,7 +236,7 @@ class Dispatcher:
                 self._repeat(task, reason)
             case Crashed(stage=stage) | TimedOut(stage=stage) | Raised(stage=stage):
                 failed = replace(failure_of(result), stages_s=stages_s)
-                if stage == _BUILD:
+                if stage == BUILD:
                     self._results[task.index] = failed
                 elif not task.device:
                     self._repeat(task, failed.message)
@@ -282,9 +320,11 @@ def _index(worker: Worker) -> int:
     return worker.index
 
 
-def _stages_s(stages_s: Mapping[str, float]) -> dict[str, float]:
+def _stages_s(stages_s: Mapping[str, float], built_s: Mapping[str, float]) -> dict[str, float]:
     """Seconds by stage; what it takes to get ready on a device is waiting, too."""
     seconds = dict(stages_s)
     connect_s = seconds.pop("connect", 0.0)
     seconds["wait"] = seconds.get("wait", 0.0) + connect_s
+    for stage, built in built_s.items():
+        seconds[stage] = seconds.get(stage, 0.0) + built
     return plain(seconds)

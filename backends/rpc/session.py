@@ -9,27 +9,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
-from backends.boards import link_shared
 from backends.kernel_job import difference, operands_of
+from backends.rpc.kernels import Library, built
 from backends.rpc.serve import FACTS
 from backends.rpc.tracker import Grant
 from backends.workers import Stage
 from genomes.nest import ConvShape, LoopNest
 
-if TYPE_CHECKING:
-    from backends.lowering import CompiledKernel
-
-STAGES = ("build", "connect", "check", "measure")
+BUILD = "build"
+STAGES = (BUILD, "connect", "check", "measure")
 GRANTED = frozenset({"connect"})
 
 REFERENCE = LoopNest.fresh(ConvShape(1, 16, 16, (8, 8), (3, 3), padding=(1, 1, 1, 1)))
@@ -49,6 +45,7 @@ class RpcJob:
         target: For `tvm.target.Target`.
         options: How to check and time it.
         threads: Threads that it runs on; None leaves it to the board.
+        binary: The library, when somebody else has built it.
     """
 
     nest: LoopNest | None
@@ -56,6 +53,7 @@ class RpcJob:
     target: Mapping[str, Any]
     options: MeasureOptions
     threads: int | None = None
+    binary: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -107,21 +105,6 @@ class _UnfitError(Exception):
     """The device cannot do what it should; one line."""
 
 
-@dataclass(frozen=True)
-class Library:
-    """A kernel as a shared library for the board.
-
-    Attributes:
-        kernel: How it is called.
-        nest: What it computes.
-        binary: The file.
-    """
-
-    kernel: CompiledKernel
-    nest: LoopNest
-    binary: bytes
-
-
 def initialise(target: Mapping[str, Any], reference: LoopNest) -> None:
     """Import what `run` needs, and build the reference kernel, once for all workers."""
     import torch
@@ -142,25 +125,15 @@ def run_in(session: type[Session], job: RpcJob, stage: Stage) -> Outcome | Answe
     library = None
     if job.nest is not None:
         try:
-            library = _built(job.nest, job.target)
+            library = Library(job.nest, job.binary or built(job.nest, job.target))
         except LoweringError as error:
             return Failed(FailureKind.BUILD_ERROR, str(error))
     return session(job, stage("connect"), stage).answer(library)
 
 
-def _built(nest: LoopNest, target: Mapping[str, Any]) -> Library:
-    from backends.lowering import build_kernel
-
-    kernel = build_kernel(nest, dict(target))
-    with tempfile.TemporaryDirectory(prefix="loopgene-rpc-") as folder:
-        path = Path(folder) / "kernel.so"
-        kernel.module.export_library(str(path), fcompile=link_shared(target))
-        return Library(kernel, nest, path.read_bytes())
-
-
 @functools.lru_cache(maxsize=1)
 def _reference(target_text: str, nest: LoopNest) -> Library:
-    return _built(nest, json.loads(target_text))
+    return Library(nest, built(nest, json.loads(target_text)))
 
 
 class Session:
@@ -278,8 +251,10 @@ class Session:
         """The arguments on the device, and PyTorch's result."""
         import tvm
 
+        from backends.lowering import kernel_arguments
+
         operands = operands_of(library.nest.unscheduled())
-        arrays = library.kernel.arguments(operands.x, operands.weights, operands.bias)
+        arrays = kernel_arguments(library.nest, operands.x, operands.weights, operands.bias)
         return [tvm.runtime.tensor(array, self._device) for array in arrays], operands.expected
 
     def _difference(self, module: Any, arguments: list[Any], expected: np.ndarray) -> str | None:

@@ -1,8 +1,8 @@
-"""Executors: who computes the capacities of a search's candidates."""
+"""Executors: who computes the capacities of a search's candidates and builds their kernels."""
 
 from __future__ import annotations
 
-from engine.executors.base import Executor, ExecutorError, ExecutorOptions
+from engine.executors.base import Executor, ExecutorError, ExecutorOptions, Spread
 from engine.executors.registry import EXECUTORS, create_executor, executor_options
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Executor",
     "ExecutorError",
     "ExecutorOptions",
+    "Spread",
     "create_executor",
     "executor_options",
 ]

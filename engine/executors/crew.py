@@ -7,6 +7,7 @@ have nothing to do, and a task that kills every worker would do so for ever.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 import time
@@ -27,6 +28,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 LOSSES = 3
 """A task that has lost so many workers, or so many workers lost while they start, is an error."""
+
+_RINGS = 4096
+"""Bytes that are read from the bell at once."""
 
 
 class Work(Protocol[T_contra, R_co]):
@@ -58,11 +62,13 @@ class Worker:
 
 @dataclass
 class _Task:
-    """One item of a request; `losses` counts workers that were lost with it."""
+    """One item; `losses` counts workers that were lost with it."""
 
     number: int
     item: Any
     losses: int = 0
+    wanted: bool = True
+    """Whether somebody waits for the result."""
 
 
 class Crew(Generic[T, R]):
@@ -72,6 +78,10 @@ class Crew(Generic[T, R]):
         work: What they do.
         count: How many they are.
         start_timeout_s: When none is ready for so long, there is none.
+
+    Attributes:
+        count: As given.
+        bell: A socket that can be read when `take` may have something to give.
     """
 
     def __init__(self, work: Work[T, R], count: int, start_timeout_s: float) -> None:
@@ -81,12 +91,18 @@ class Crew(Generic[T, R]):
         self._worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Worker)
         self._work = work
         self._start_timeout_s = start_timeout_s
+        self.count = count
+        self.bell, self._rope = socket.socketpair()
+        self.bell.setblocking(False)
+        self._rope.setblocking(False)
+        self._numbers = itertools.count()
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, _Task]] = {}
         self._waiting: deque[_Task] = deque()
         self._results: dict[int, R] = {}
         self._lost_starting = 0
+        self._somebody_at = time.monotonic()
         for _ in range(count):
             self._hire()
 
@@ -109,15 +125,38 @@ class Crew(Generic[T, R]):
             ExecutorError: There are no workers, or an item loses every one that it is given to.
             Exception: What the function raises.
         """
+        numbers = [self.begin(item) for item in items]
+        while any(number not in self._results for number in numbers):
+            self._turn(self._start_timeout_s)
+        return [self._results.pop(number) for number in numbers]
+
+    def begin(self, item: T) -> int:
+        """Have the function of an item computed; the number of its result."""
+        task = _Task(next(self._numbers), item)
+        self._waiting.append(task)
+        self._hand_out()
+        return task.number
+
+    def take(self) -> dict[int, R]:
+        """The results that are there, by their numbers; does not wait.
+
+        Raises:
+            ExecutorError: There are no workers, or an item loses every one that it is given to.
+            Exception: What the function raises.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while self.bell.recv(_RINGS):
+                pass
+        self._turn(0.0)
+        results, self._results = self._results, {}
+        return results
+
+    def drop(self) -> None:
+        """Forget what was begun; workers that are at it finish it for nobody."""
+        self._waiting.clear()
         self._results.clear()
-        self._waiting.extend(_Task(number, item) for number, item in enumerate(items))
-        while len(self._results) < len(items):
-            while self._waiting and self._idle:
-                worker, task = self._idle.pop(0), self._waiting.popleft()
-                self._busy[worker.call.remote(task.item)] = (worker, task)
-            if not self._wait(self._start_timeout_s) and not self._busy:
-                raise self._nobody()
-        return [self._results[number] for number in range(len(items))]
+        for _, task in self._busy.values():
+            task.wanted = False
 
     def close(self) -> None:
         """End all workers; the crew cannot be used any more."""
@@ -127,10 +166,35 @@ class Crew(Generic[T, R]):
             *(w for w, _ in self._busy.values()),
         ):
             self._dismiss(worker)
+        self.bell.close()
+        self._rope.close()
+
+    def _turn(self, timeout_s: float) -> None:
+        """Wait until something happens, and see to all that has."""
+        while self._wait(timeout_s):
+            self._hand_out()
+            timeout_s = 0.0
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._idle:
+            worker, task = self._idle.pop(0), self._waiting.popleft()
+            reference = worker.call.remote(task.item)
+            self._busy[reference] = (worker, task)
+            self._listen(reference)
 
     def _hire(self) -> None:
         worker = self._worker.remote()
-        self._starting[worker.prepare.remote(self._work)] = worker
+        reference = worker.prepare.remote(self._work)
+        self._starting[reference] = worker
+        self._listen(reference)
+
+    def _listen(self, reference: Any) -> None:
+        reference.future().add_done_callback(lambda _: self._ring())
+
+    def _ring(self) -> None:
+        """Called by a thread of Ray; a bell that is full or closed need not ring."""
+        with contextlib.suppress(OSError):
+            self._rope.send(b"!")
 
     def _dismiss(self, worker: Any) -> None:
         with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
@@ -138,13 +202,20 @@ class Crew(Generic[T, R]):
 
     def _wait(self, timeout_s: float) -> bool:
         """Wait until something happens; False if nothing did in time."""
+        if self._idle or self._busy:
+            self._somebody_at = time.monotonic()
         references = [*self._starting, *self._busy]
+        if not references:
+            return False
         done, _ = self._ray.wait(references, num_returns=1, timeout=timeout_s)
         for reference in done:
             if reference in self._starting:
                 self._welcome(reference)
             else:
                 self._collect(reference)
+        nobody_s = time.monotonic() - self._somebody_at
+        if not self._idle and not self._busy and nobody_s >= self._start_timeout_s:
+            raise self._nobody()
         return bool(done)
 
     def _welcome(self, reference: Any) -> None:
@@ -170,21 +241,31 @@ class Crew(Generic[T, R]):
     def _collect(self, reference: Any) -> None:
         worker, task = self._busy.pop(reference)
         try:
-            self._results[task.number] = self._get(reference)
+            result = self._get(reference)
         except self._ray.exceptions.RayError as error:
             self._dismiss(worker)
-            task.losses += 1
-            if task.losses == LOSSES:
-                raise ExecutorError(
-                    f"{LOSSES} workers were lost with the same task, the last one by: "
-                    f"{_first_line(error)}; see that there is enough memory for all, and go on "
-                    "with --resume"
-                ) from error
-            logger.warning("a Ray worker was lost, its task is done again: %s", _first_line(error))
-            self._waiting.appendleft(task)
+            if task.wanted:
+                self._repeat(task, _first_line(error))
             self._hire()
-        else:
+            return
+        except Exception:
             self._idle.append(worker)
+            if task.wanted:
+                raise
+            return
+        self._idle.append(worker)
+        if task.wanted:
+            self._results[task.number] = result
+
+    def _repeat(self, task: _Task, why: str) -> None:
+        task.losses += 1
+        if task.losses == LOSSES:
+            raise ExecutorError(
+                f"{LOSSES} workers were lost with the same task, the last one by: {why}; see that "
+                "there is enough memory for all, and go on with --resume"
+            )
+        logger.warning("a Ray worker was lost, its task is done again: %s", why)
+        self._waiting.appendleft(task)
 
     def _get(self, reference: Any) -> Any:
         """The result of a task; what its function raised is raised here, as it was."""

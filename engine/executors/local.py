@@ -1,16 +1,16 @@
-"""The local executor: capacities are computed by the threads of the search's own process."""
+"""The local executor: everything is done by the search's own process, and by the backend's."""
 
 from __future__ import annotations
 
-from engine.capacity.base import CapacityMetric
-from engine.executors.base import Executor
+from backends.builder import Workshop
+from engine.executors.base import Executor, Spread
 from engine.executors.scoring import Scoring
 
 
 class LocalExecutor(Executor):
-    """Leaves a metric as it is."""
+    """Takes nothing over."""
 
     name = "local"
 
-    def spread(self, metric: CapacityMetric, scoring: Scoring) -> CapacityMetric:
-        return metric
+    def spread(self, scoring: Scoring | None, workshop: Workshop | None) -> Spread:
+        return Spread()

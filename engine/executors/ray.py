@@ -1,4 +1,4 @@
-"""The Ray executor: capacities are computed by Ray workers, of this machine or of a cluster."""
+"""The Ray executor: capacities and kernels for boards by Ray workers, here or of a cluster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from engine.capacity.base import CapacityMetric, Score
-from engine.executors.base import Executor, ExecutorError, ExecutorOptions
+from backends.builder import Workshop
+from engine.executors.base import Executor, ExecutorError, ExecutorOptions, Spread
 from engine.executors.crew import Crew
-from engine.executors.scoring import Scoring, SpreadMetric
-from genomes.genome import Genome
+from engine.executors.errands import CrewBuilder, Errands
+from engine.executors.scoring import Scoring
 
 _OBJECT_STORE_BYTES = 128 << 20
-"""Of a local Ray: genomes and scores are small."""
+"""Of a local Ray: genomes, scores and kernels are small."""
 
 _REACH_TIMEOUT_S = 10.0
 """Of a connection to the head of a cluster."""
@@ -41,8 +41,8 @@ class RayOptions(ExecutorOptions):
     workers: int | None = Field(
         default=None,
         ge=1,
-        description="Processes that compute capacities; null: the CPUs that are free, of this "
-        "machine or of the cluster.",
+        description="Processes that compute capacities and, where kernels are measured on boards, "
+        "build them; null: the CPUs that are free, of this machine or of the cluster.",
     )
     address: str | None = Field(
         default=None,
@@ -58,7 +58,9 @@ class RayOptions(ExecutorOptions):
 class RayExecutor(Executor):
     """Every worker builds network, images and metric once and then scores genomes one by one.
 
-    A worker that is lost is replaced, and its task given to the next one that is free.
+    Where the backend has a workshop, it builds kernels as well, one by one: a search does one
+    after the other.  A worker that is lost is replaced, and its task given to the next one that is
+    free.
     """
 
     name = "ray"
@@ -79,12 +81,15 @@ class RayExecutor(Executor):
                 "pip install 'loopgene[ray]'"
             ) from error
 
-    def spread(self, metric: CapacityMetric, scoring: Scoring) -> CapacityMetric:
+    def spread(self, scoring: Scoring | None, workshop: Workshop | None) -> Spread:
+        if scoring is None and workshop is None:
+            return Spread()
         self._connect()
-        crew: Crew[Genome, Score] = Crew(scoring, self._count(), self._settings.start_timeout_s)
+        errands = Errands(scoring, workshop)
+        crew: Crew[Any, Any] = Crew(errands, self._count(), self._settings.start_timeout_s)
         self._closing.callback(crew.close)
         crew.start()
-        return SpreadMetric(metric, crew.map)
+        return Spread(crew.map if scoring else None, CrewBuilder(crew) if workshop else None)
 
     def close(self) -> None:
         self._closing.close()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -290,6 +291,34 @@ class TestCrew:
             assert [item for item, _ in results] == list(range(8))
             assert len({pid for _, pid in results}) == 2
         assert workers.map([]) == []
+
+    def test_results_can_be_fetched_when_the_bell_rings(self, crew):
+        workers = crew(works.Echo(0.2))
+        workers.start()
+        workers.take()
+        numbers = [workers.begin(item) for item in range(4)]
+        found = {}
+        while len(found) < 4:
+            assert select.select([workers.bell], [], [], 20)[0]
+            found.update(workers.take())
+        assert [found[number][0] for number in numbers] == list(range(4))
+        assert workers.take() == {}
+
+    def test_what_is_dropped_is_given_to_nobody(self, crew):
+        workers = crew(works.Echo(0.2))
+        workers.start()
+        for item in range(6):
+            workers.begin(item)
+        workers.drop()
+        assert [item for item, _ in workers.map([7, 8, 9])] == [7, 8, 9]
+        assert workers.take() == {}
+
+    def test_a_dropped_task_that_ends_its_worker_is_not_repeated(self, crew):
+        workers = crew(works.Deadly(None), 1)
+        workers.start()
+        workers.begin(1)
+        workers.drop()
+        assert workers.map([0, 2]) == [0, 2]
 
     def test_a_lost_task_is_given_to_another_worker(self, crew, tmp_path, caplog):
         workers = crew(works.Deadly(tmp_path))

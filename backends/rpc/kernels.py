@@ -1,0 +1,63 @@
+"""Kernels as shared libraries for boards, built in a worker of this machine or of another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.base import Failed, FailureKind
+from backends.boards import link_shared
+from backends.builder import BuildJob
+from genomes.nest import LoopNest
+
+if TYPE_CHECKING:
+    from backends.workers import Stage
+
+
+@dataclass(frozen=True)
+class Library:
+    """A kernel as a shared library for the board.
+
+    Attributes:
+        nest: What it computes, scheduled.
+        binary: The file.
+    """
+
+    nest: LoopNest
+    binary: bytes
+
+
+def built(nest: LoopNest, target: Mapping[str, Any]) -> bytes:
+    """The library of a scheduled nest.
+
+    Raises:
+        LoweringError: TVM refuses the schedule.
+        BackendError: The linker is missing or fails.
+    """
+    from backends.lowering import build_kernel
+
+    kernel = build_kernel(nest, dict(target))
+    with tempfile.TemporaryDirectory(prefix="loopgene-rpc-") as folder:
+        path = Path(folder) / "kernel.so"
+        kernel.module.export_library(str(path), fcompile=link_shared(target))
+        return path.read_bytes()
+
+
+def initialise(trial: BuildJob) -> None:
+    """Import what `run` needs, once for all workers."""
+    from backends.lowering import build_kernel
+
+    build_kernel(trial.nest, dict(trial.target))
+
+
+def run(job: BuildJob, stage: Stage) -> bytes | Failed:
+    """The library of a kernel; for workers of a `backends.builder.Workshop`."""
+    from backends.lowering import LoweringError
+
+    try:
+        return built(job.nest, job.target)
+    except LoweringError as error:
+        return Failed(FailureKind.BUILD_ERROR, str(error))
