@@ -84,7 +84,7 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
     left_out = [
         (tile_slots(form, cpu, tile, share=form.share_inside), tile)
         for tile in found
-        if leaves_out(form, tile)
+        if leaves_out(form, cpu, tile)
     ]
     for costs, pads in ((copied, paddings), (masked, (Pads.AT_TAPS,)), (left_out, (Pads.INLINE,))):
         costs.sort(key=lambda cost: cost[0] / cost[1].elements)

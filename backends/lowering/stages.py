@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import gcd, prod
 from typing import Any
 
-from tvm import s_tir
+from tvm import s_tir, tirx
 
 from backends.lowering.geometry import PARALLEL_ELEMENTS, StatementForm
 from genomes.nest import REDUCTION_LOOPS
@@ -42,17 +42,26 @@ def schedule_padding(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None
         vectorize_copy(sch, pad, form)
         return
     *outer, row = sch.get_loops(pad)[-PAD_AXES:]
-    extent = int(sch.get(row).extent)
+    (extent,) = _extents(sch, [row]) or (MOST_PADDED_COLUMNS + 1,)
     if form.schedule.anchor("pad") in REDUCTION_LOOPS:
         read = [x.extent for x in form.schedule.loops if x.mark == "vectorize"]
         if read and extent % read[0] == 0:
             vectors, row = sch.split(row, [None, read[0]])
             outer.append(vectors)
-        if prod(int(sch.get(loop).extent) for loop in outer) <= MOST_PADDED_VECTORS:
+        trips = _extents(sch, outer)
+        if trips and prod(trips) <= MOST_PADDED_VECTORS:
             for loop in outer:
                 sch.unroll(loop)
     if extent <= MOST_PADDED_COLUMNS:
         sch.vectorize(row)
+
+
+def _extents(sch: s_tir.Schedule, loops: list[Any]) -> list[int] | None:
+    """Trip counts; None where TVM does not find that one is the same in all iterations."""
+    extents = [sch.get(loop).extent for loop in loops]
+    if not all(isinstance(extent, tirx.IntImm) for extent in extents):
+        return None
+    return [int(extent) for extent in extents]
 
 
 def schedule_root_write(sch: s_tir.Schedule, write: Any, form: StatementForm) -> None:

@@ -110,12 +110,16 @@ def reads_in_place(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     return masked and not tile.by_channel and tile.width > 1
 
 
-def leaves_out(form: StatementForm, tile: Tile) -> bool:
+def leaves_out(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     """Whether a tile reads its input in place and leaves out the multiply-adds with padding.
 
-    With some rows of many, conditions on rows and columns cross, and LLVM begins to spill.
+    With conditions LLVM begins to spill where more than half of the registers accumulate, and where
+    those on rows and on columns cross, with some rows of many.
     """
-    return form.pads and form.zeros and tile.by_channel and tile.rows in (1, form.statement.rows)
+    accumulators = tile.rows * tile.columns * ceil(tile.channels / cpu.lanes)
+    if 2 * accumulators > cpu.registers or tile.rows not in (1, form.statement.rows):
+        return False
+    return form.pads and form.zeros and tile.by_channel
 
 
 def pieces(width: int, lanes: int) -> tuple[int, int]:

@@ -111,6 +111,24 @@ def test_padding_and_prefetch_at_any_two_loops(pad, fetch):
     )
 
 
+def test_padding_at_a_tap_whose_group_tvm_does_not_know():
+    # For TVM the channels that one iteration reads may be of several groups.
+    check(
+        after(
+            conv(4, 16, (2, 8), groups=4),
+            gene("split", loop="co", factor=2),
+            gene("interchange", order=("n", "co.0", "ho", "ci", "kh", "kw", "co.1", "wo")),
+            gene("fuse", loops=("n", "co.0", "ho")),
+            gene("cache_write", loop="n+co.0+ho"),
+            gene("compute_at", loop="kw"),
+            gene("vectorize", loop="wo"),
+            gene("unroll", loop="co.1"),
+            gene("unroll", loop="kw"),
+            gene("decompose_reduction", loop="ci"),
+        )
+    )
+
+
 def test_fused_rows_and_columns_may_be_cut_inside_a_row():
     nest = after(
         conv(6, 4, (6, 10), kernel=1),
