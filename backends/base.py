@@ -34,6 +34,10 @@ class BackendError(LoopGeneError):
     """A backend cannot work at all: unknown name, missing device, invalid target."""
 
 
+class NoDeviceError(BackendError):
+    """No device was free in time; the device that is asked next may be."""
+
+
 class FailureKind(StrEnum):
     """Why a candidate has no latency."""
 
@@ -167,8 +171,8 @@ class LibraryTarget:
         features: What the default schedules need to know of the device.
         link: The `fcompile` of TVM's `export_library`.
         run: Runs exported libraries, given as files by name, the input and a number of rounds,
-            on one such device, in every round each of them once; gives what each has done, or
-            raises `BackendError` when no device has run all of them.
+            on one such device, in every round each of them once; gives what each has done.
+            Raises `NoDeviceError` when none was free, and `BackendError` when it has not run all.
     """
 
     target: Mapping[str, Any]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import BackendError, Failed, FailureKind, LibraryTarget
+from backends.base import BackendError, Failed, FailureKind, LibraryTarget, NoDeviceError
 from backends.workers import Finished, WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD, failure_of
 from engine.config import ExperimentConfig
@@ -86,6 +86,8 @@ def _together(
     for _ in range(ATTEMPTS):
         try:
             return measure(files)
+        except NoDeviceError as error:
+            return dict.fromkeys(files, Failed(FailureKind.QUEUE_TIMEOUT, str(error)))
         except BackendError as error:
             trouble = str(error)
             logger.warning("whole networks were not measured: %s", trouble)

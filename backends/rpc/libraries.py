@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import BackendError, LibraryRun
+from backends.base import BackendError, LibraryRun, NoDeviceError
 from backends.rpc.tracker import Grant, Waiting
 from backends.workers import Finished, Stage, WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD, failure_of
@@ -75,7 +75,8 @@ class LibraryRunner:
         """What the networks compute for `x`, and how long they take, all on one board.
 
         Raises:
-            BackendError: No board is free in time, or a library does not run there.
+            NoDeviceError: No board is free in time.
+            BackendError: A library does not run there.
         """
         binaries = {name: path.read_bytes() for name, path in libraries.items()}
         limit_s = LibraryJob(None, binaries).limit_s
@@ -105,7 +106,7 @@ class LibraryRunner:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 why = queue.trouble or f"none of the key {self.key!r} is free"
-                raise BackendError(f"no board within {self.queue_timeout_s:g} s: {why}")
+                raise NoDeviceError(f"no board within {self.queue_timeout_s:g} s: {why}")
             queue.want(1)
             select.select(queue.sockets, [], [], min(left_s, 1.0))
             for grant in queue.take():

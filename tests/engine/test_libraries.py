@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backends.base import BackendError, Failed, FailureKind, LibraryRun
+from backends.base import BackendError, Failed, FailureKind, LibraryRun, NoDeviceError
 from backends.rpc.backend import RpcBackend
 from backends.rpc.loopback import Farm
 from engine.libraries import measure_libraries
@@ -70,7 +70,7 @@ class Board:
         self.sessions.append(tuple(libraries))
         assert all(path.stat().st_size > 0 for path in libraries.values())
         if self.trouble:
-            raise BackendError(self.trouble.pop())
+            raise self.trouble.pop()
         for name in libraries:
             if name not in self.outputs:
                 raise BackendError(f"{name} does not run")
@@ -109,10 +109,19 @@ def test_a_network_that_does_not_run_costs_only_itself(target, reference) -> Non
 
 def test_a_board_that_is_lost_once_costs_a_session(target, reference) -> None:
     config, output = reference
-    board = Board({"a": output}, ["it was lost"])
+    board = Board({"a": output}, [BackendError("it was lost")])
     answers = measure_libraries(config, same("a"), replace(target, run=board), 2)
     assert isinstance(answers["a"], NetworkTimes)
     assert board.sessions == [("a",), ("a",)]
+
+
+def test_no_network_is_blamed_when_no_board_is_free(target, reference) -> None:
+    config, output = reference
+    board = Board({"a": output, "b": output}, [NoDeviceError("no board within 1 s")])
+    answers = measure_libraries(config, same("a", "b"), replace(target, run=board), 2)
+    failed = Failed(FailureKind.QUEUE_TIMEOUT, "no board within 1 s")
+    assert answers == {"a": failed, "b": failed}
+    assert board.sessions == [("a", "b")]
 
 
 def test_a_network_that_computes_something_else_has_no_times(target, reference) -> None:
