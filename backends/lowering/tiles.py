@@ -113,8 +113,8 @@ def reads_in_place(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
 def leaves_out(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     """Whether a tile reads its input in place and leaves out the multiply-adds with padding.
 
-    With conditions LLVM begins to spill where more than half of the registers accumulate, and where
-    those on rows and on columns cross, with some rows of many.
+    With conditions LLVM begins to spill where more than half of the registers accumulate, and
+    where those on rows and on columns cross, with some rows of many.
     """
     accumulators = tile.rows * tile.columns * ceil(tile.channels / cpu.lanes)
     if 2 * accumulators > cpu.registers or tile.rows not in (1, form.statement.rows):
