@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
 SCHEDULES = Path("experiments/kernel_schedules.json")
-ROUNDS, QUICK_ROUNDS = 7, 5
+ROUNDS, QUICK_ROUNDS = 7, 2
 DUEL_ROUNDS = 5
 """Turns of a newly tuned schedule and of the recorded one."""
 TOLERANCE = 1e-4
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--schedules", type=Path, default=SCHEDULES)
     parser.add_argument("--metaschedule", type=Path, default=metaschedule.RECORDS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="7 by default, 5 with --quick")
+    parser.add_argument("--rounds", type=int, help="7 by default, 2 with --quick")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
     options = parser.parse_args(arguments)
