@@ -30,7 +30,6 @@ from genomes.genome import Genome
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from backends.base import LibraryTarget
 
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
@@ -230,19 +229,18 @@ def _write_library(
     expected: Tensor,
     path: Path,
 ) -> _Library:
-    """Compile, check and write the library, if the backend has whole networks."""
+    """Compile, write and check the library, if the backend has whole networks."""
+    from backends.base import BackendError
+    from backends.network import compile_network
     from backends.registry import create_backend
+    from engine.network import network_schedules, relative_error, schedule_of
 
     config = run.config()
     with create_backend(config.backend.name, config.backend.options) as backend:
-        target, elsewhere = backend.network_target(), backend.library_target()
-    if elsewhere is not None:
-        return _write_for(elsewhere, result, model, x, expected, path)
+        here, elsewhere = backend.network_target(), backend.library_target()
+    target = elsewhere or here
     if target is None:
         return _Library(note="network.so: this backend does not compile whole networks")
-    from backends.network import compile_network
-    from engine.network import network_schedules, relative_error, schedule_of
-
     compiled = compile_network(
         model,
         config.model.input_shape,
@@ -250,36 +248,12 @@ def _write_library(
         schedule_of(target, network_schedules(result)),
         target.features.lanes,
     )
-    deviation = relative_error(compiled(x.numpy()), expected.numpy())
     with _quiet_scopes():
-        compiled.export_library(path)
-    return _Library(deviation)
-
-
-def _write_for(
-    target: LibraryTarget,
-    result: Mapping[str, Any],
-    model: nn.Module,
-    x: Tensor,
-    expected: Tensor,
-    path: Path,
-) -> _Library:
-    """Compile and write the library for another machine, and check it there."""
-    from backends.base import BackendError
-    from backends.network import compile_network
-    from engine.network import network_schedules, relative_error, schedule_of
-
-    compiled = compile_network(
-        model,
-        tuple(x.shape),
-        dict(target.target),
-        schedule_of(target, network_schedules(result)),
-        target.features.lanes,
-    )
-    with _quiet_scopes():
-        compiled.export_library(path, target.link)
+        compiled.export_library(path, None if elsewhere is None else elsewhere.link)
+    if elsewhere is None:
+        return _Library(relative_error(compiled(x.numpy()), expected.numpy()))
     try:
-        there = target.run({path.name: path}, x.numpy(), 0)[path.name]
+        there = elsewhere.run({path.name: path}, x.numpy(), 0)[path.name]
     except BackendError as error:
         return _Library(note=f"network.so was not checked: {error}")
     return _Library(relative_error(there.output, expected.numpy()))

@@ -74,7 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--schedules", type=Path, default=SCHEDULES)
     parser.add_argument("--metaschedule", type=Path, default=metaschedule.RECORDS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="7 by default, 2 with --quick")
+    parser.add_argument(
+        "--rounds", type=int, help=f"{ROUNDS} by default, {QUICK_ROUNDS} with --quick"
+    )
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
     options = parser.parse_args(arguments)

@@ -249,6 +249,7 @@ class Crew(Generic[T, R]):
             self._hire()
             return
         except Exception:
+            # The function has raised it: that is the item's, and the worker is free again.
             self._idle.append(worker)
             if task.wanted:
                 raise

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from backends.lowering import default_schedule, schedule_candidates
+from backends.lowering import default_schedule, schedule_candidates, schedule_space
 from backends.lowering.geometry import statement_forms
 from backends.lowering.tiles import Tile, tiles
 from genomes.operators import SCHEDULE_GENES
@@ -119,6 +121,22 @@ def test_padding_is_left_out_where_lanes_hold_channels():
     mirrored = conv(512, 512, 4, padding_mode="reflect")
     for candidate in schedule_candidates(mirrored, AVX512):
         assert "compute_inline" not in ops(candidate)
+
+
+@pytest.mark.parametrize("cpu", [AVX512, AVX2, NEON], ids=["avx512", "avx2", "neon"])
+def test_padding_is_left_out_only_where_registers_are_left(cpu):
+    found = 0
+    for nest in (conv(192, 48, 32), conv(192, 48, 8), conv(64, 64, 24), conv(512, 512, 4)):
+        for scheduled in schedule_space(nest, cpu):
+            if "compute_inline" in ops(scheduled):
+                found += 1
+                loops = scheduled.statements[0].scheduled(1).loops
+                inside = loops[[x.name for x in loops].index("ci") :]
+                extents = {x.name: x.extent for x in inside if not x.reduction}
+                lanes = next(x.extent for x in inside if x.mark == "vectorize")
+                vectors = -(-lanes // cpu.lanes) * math.prod(extents.values()) // lanes
+                assert 2 * vectors <= cpu.registers
+    assert found > 10
 
 
 def test_48_channels_are_three_registers():
