@@ -1,7 +1,6 @@
 """The CUDA backend: kernels compiled by TVM and nvcc, checked and timed on this machine's GPU.
 
-Schedules, CUDA source and machine code need no GPU; `measure` and `describe` do.  It times
-kernels only: whole networks are not compiled for a GPU.
+Schedules, CUDA source and machine code need no GPU; `measure` and `describe` do.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from backends.base import BackendError, Device, Outcome
+from backends.base import BackendError, Device, NetworkTarget, Outcome
 from backends.cuda_job import EXCLUSIVE, KERNEL_VERSION, STAGES
 from backends.devices import host, target_text
 from backends.gpus import GpuFeatures, gpu_features, gpu_target
@@ -27,6 +26,7 @@ from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
 
+_ENVIRONMENT = {**ONE_THREAD, "TVM_NUM_THREADS": "1"}
 _MOST_BUILDERS = 4
 """Each worker holds a CUDA context of some hundred megabytes on the GPU."""
 
@@ -120,6 +120,9 @@ class CudaBackend(MeasuringBackend):
     def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
         return gpu_schedule_features(nest, self.features)
 
+    def network_target(self) -> NetworkTarget:
+        return NetworkTarget(self._target, self.features, _ENVIRONMENT)
+
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         self._device()
         return super().measure_iter(nests)
@@ -161,7 +164,7 @@ class CudaBackend(MeasuringBackend):
             exclusive=EXCLUSIVE,
             initialise="backends.cuda_job:initialise",
             arguments=(self._target,),
-            environment={**ONE_THREAD, "TVM_NUM_THREADS": "1"},
+            environment=_ENVIRONMENT,
             jobs_per_worker=options.jobs_per_worker,
         )
 

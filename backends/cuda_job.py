@@ -1,11 +1,12 @@
 """What runs inside a worker of the CUDA backend: build, check on the GPU, time on the GPU.
 
-`initialise` runs once in the nursery, which never touches the GPU: a CUDA context does not
-survive a fork.
+`initialise` runs once in the nursery, which never touches the GPU: the driver does not survive a
+fork, so each worker loads TVM's runtime for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import numpy as np
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
 from backends.gpus import gpu_features
 from backends.kernel_job import KernelJob, difference, operands_of
-from backends.workers import Stage
+from backends.workers import Stage, gpu_runtime
 from genomes.nest import ConvShape, LoopNest
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ EXCLUSIVE = frozenset({"check", "measure"})
 """All that runs on the GPU runs alone."""
 
 
+@gpu_runtime.left_out()
 def initialise(target: Mapping[str, Any]) -> None:
     """Import and warm up what `run` needs."""
     import torch
@@ -52,6 +54,9 @@ def run(job: KernelJob, stage: Stage) -> Outcome:
     from backends.lowering.gpu import build_kernel
     from backends.lowering.layout import unpack_channels
 
+    # Before the kernel is built: without it, TVM makes one that cannot run.
+    with contextlib.suppress(OSError):  # there is no GPU then, which is said below
+        gpu_runtime.load()
     try:
         kernel = build_kernel(job.nest, gpu_features(job.target["arch"]))
     except LoweringError as error:

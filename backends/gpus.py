@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from backends.base import BackendError
 
@@ -38,6 +38,9 @@ class GpuFeatures:
     max_vector_bytes: int = 16
     warp: int = 32
     registers_each: int = 64 << 10
+
+    lanes: ClassVar[int] = 0
+    """Channels in a block of an activation: they stay in NCHW."""
 
 
 # Shared memory beyond 48 KiB in a block would have to be asked for at every launch.

@@ -14,7 +14,7 @@ import numpy as np
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
 from backends.timing import Helpers, apart, helpers, lost_s, steady
-from backends.workers import Stage
+from backends.workers import Stage, gpu_runtime
 from genomes.nest import ConvShape, LoopNest
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Operands:
     expected: NDArray[np.float32]
 
 
+@gpu_runtime.left_out()
 def initialise(target: Mapping[str, Any]) -> None:
     """Import and warm up what `run` needs."""
     import torch

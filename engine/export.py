@@ -65,22 +65,40 @@ if __name__ == "__main__":
 
 _LOADER = '''"""Run the compiled network; needs apache-tvm and numpy only.
 
-TVM warns "Scope Loaded" harmlessly; unbound, it leaves other thread pools their cores."""
+{about}"""
 
 import os
 from pathlib import Path
 
-os.environ.setdefault("TVM_BIND_THREADS", "0")
+os.environ.setdefault({variable!r}, {value!r})
 
 import numpy as np
 import tvm
 from tvm import relax
 
 library = tvm.runtime.load_module(str(Path(__file__).with_name("network.so")))
-network = relax.VirtualMachine(library, tvm.cpu())["main"]
+network = relax.VirtualMachine(library, tvm.{device}())["main"]
 image = np.zeros({shape!r}, dtype="float32")
-print(network(tvm.runtime.tensor(image)).numpy())
+print(network(tvm.runtime.tensor(image, tvm.{device}())).numpy())
 '''
+
+_LOADING: Mapping[str, Mapping[str, str]] = {
+    "llvm": {
+        "device": "cpu",
+        "about": 'TVM warns "Scope Loaded" harmlessly; unbound, it leaves other thread pools '
+        "their cores.",
+        "variable": "TVM_BIND_THREADS",
+        "value": "0",
+    },
+    "cuda": {
+        "device": "cuda",
+        "about": 'TVM warns "Scope Loaded" harmlessly; the kernels are compiled by nvcc when they '
+        "are\nloaded, or, without the setting below, by NVRTC of the package cuda-python.",
+        "variable": "TVM_CUDA_COMPILE_MODE",
+        "value": "nvcc",
+    },
+}
+"""What the loader says and does, by the kind of the target."""
 
 
 class ExportError(LoopGeneError):
@@ -146,7 +164,9 @@ def export_run(run: RunDir, output: Path | None = None) -> Exported:
         if library.note:
             notes.append(library.note)
         if (work / "network.so").exists():
-            (work / "run_compiled.py").write_text(_LOADER.format(shape=tuple(shape)))
+            loading = _LOADING[library.kind]
+            loader = _LOADER.format(shape=tuple(shape), **loading)
+            (work / "run_compiled.py").write_text(loader)
         _check(deviations)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(work.iterdir()):
@@ -215,10 +235,12 @@ class _Library:
     Attributes:
         deviation: From PyTorch, relative to the largest output; None if it did not run.
         note: What was not done, and why; "" when all was.
+        kind: Of the target that it is compiled for.
     """
 
     deviation: float | None = None
     note: str = ""
+    kind: str = ""
 
 
 def _write_library(
@@ -250,13 +272,16 @@ def _write_library(
     )
     with _quiet_scopes():
         compiled.export_library(path, None if elsewhere is None else elsewhere.link)
+    kind = str(target.target["kind"])
     if elsewhere is None:
-        return _Library(relative_error(compiled(x.numpy()), expected.numpy()))
+        if not compiled.is_runnable:
+            return _Library(note=f"network.so was not checked: no {kind} device here", kind=kind)
+        return _Library(relative_error(compiled(x.numpy()), expected.numpy()), kind=kind)
     try:
         there = elsewhere.run({path.name: path}, x.numpy(), 0)[path.name]
     except BackendError as error:
-        return _Library(note=f"network.so was not checked: {error}")
-    return _Library(relative_error(there.output, expected.numpy()))
+        return _Library(note=f"network.so was not checked: {error}", kind=kind)
+    return _Library(relative_error(there.output, expected.numpy()), kind=kind)
 
 
 @contextmanager

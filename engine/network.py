@@ -156,13 +156,15 @@ def schedule_of(
     target: NetworkTarget | LibraryTarget, schedules: Mapping[str, tuple[Gene, ...]]
 ) -> Any:
     """A function that gives a nest its schedule: the one in `schedules`, or the default."""
-    from backends.lowering import default_schedule
+    from backends.network import platform_of
     from genomes.transformations import apply
+
+    platform = platform_of(target.target, target.features)
 
     def schedule(nest: LoopNest) -> LoopNest:
         genes = schedules.get(nest.structure_key)
         if genes is None:
-            return default_schedule(nest, target.features)
+            return platform.default_schedule(nest)
         for gene in genes:
             nest = apply(nest, gene)
         return nest
@@ -290,7 +292,7 @@ def network_job(
     """Worker side of `measure_networks`."""
     import torch
 
-    from backends.timing import apart, helpers
+    from backends.timing import undisturbed
 
     torch.set_num_threads(1)
     config: ExperimentConfig = payload["config"]
@@ -309,8 +311,7 @@ def network_job(
         else:
             answers[name] = wrong(errors[name])
     enter("run")
-    with apart():
-        slowdown = helpers(target.target).probe.slowdown
+    with undisturbed(target.target) as slowdown:
         times = quiet(interleaved(runs, payload["rounds"], slowdown=slowdown))
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
     return answers

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from backends.devices import cpu_features, cpu_target, host
-from backends.lowering import default_schedule
+from backends.devices import cpu_target, host
 from backends.lowering.epilogue import Epilogue
 from backends.lowering.layout import stored
 from backends.network.capture import capture
 from backends.network.fusion import SITE_OP, CapturedNetwork
 from backends.network.layouts import choose_layouts
 from backends.network.operators import converters
-from backends.network.rest import SCHEDULED, schedule_rest
+from backends.network.platforms import Platform, platform_of
+from backends.network.rest import SCHEDULED
 from genomes.nest import LoopNest
 
 ScheduleOf = Callable[[LoopNest], LoopNest]
+
+OPAQUE = 8
+"""TVM's pattern of a function that is fused with no other."""
 
 
 class CompiledNetwork:
@@ -33,12 +36,19 @@ class CompiledNetwork:
         input_shape: (N, C, H, W).
     """
 
-    def __init__(self, executable: Any, input_shape: Sequence[int]) -> None:
-        import tvm
-
+    def __init__(self, executable: Any, input_shape: Sequence[int], platform: Platform) -> None:
         self.executable = executable
         self.input_shape = tuple(input_shape)
-        self._device = tvm.cpu()
+        self._platform = platform
+
+    @functools.cached_property
+    def _device(self) -> Any:
+        return self._platform.device
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether this machine has a device of the kind that the network is compiled for."""
+        return bool(self._device.exist)
 
     @functools.cached_property
     def _vm(self) -> Any:
@@ -55,14 +65,15 @@ class CompiledNetwork:
         return result.numpy()
 
     def runner(self, x: np.ndarray) -> Callable[[], None]:
-        """A function that runs the network once on `x`, already on the device."""
+        """A function that runs the network once on `x`, already on the device, to its end."""
         import tvm
 
         data = tvm.runtime.tensor(np.ascontiguousarray(x), self._device)
-        main = self._vm["main"]
+        main, finish = self._vm["main"], self._device.sync
 
         def run() -> None:
             main(data)
+            finish()
 
         return run
 
@@ -99,17 +110,19 @@ def compile_network(
     blocks: int | None = None,
     fuse: bool = True,
 ) -> CompiledNetwork:
-    """Compile a network for the CPU.
+    """Compile a network for a CPU or for an NVIDIA GPU.
 
     Args:
         model: Original or transformed network in float32; it is not changed and is compiled as
             in `eval()`.
         input_shape: (N, C, H, W).
-        target: A TVM target, `{"kind": "llvm", ...}`; this machine, all its cores, if it is not
-            given.  As many threads run a network as TVM_NUM_THREADS says.
+        target: A TVM target, `{"kind": "llvm", ...}` or that of `gpu_target`; this machine's
+            CPU, all its cores, if it is not given.  As many threads run a network on a CPU as
+            TVM_NUM_THREADS says.
         schedule: Gives an unscheduled nest its schedule; by default the best estimate.
-        lanes: float32 lanes of a vector register; those of `target` if it is not given.
-        blocks: Channels in a block of an activation, 0 for NCHW; `lanes` if it is not given.
+        lanes: float32 lanes of a CPU's vector register; those of `target` if it is not given.
+        blocks: Channels in a block of an activation, 0 for NCHW; `lanes` if it is not given, and
+            0 on a GPU.
         fuse: Whether kernels add residuals and apply activations.
 
     Raises:
@@ -119,16 +132,13 @@ def compile_network(
     import tvm
     from tvm import relax
 
-    from backends.lowering.pipeline import registered
-
     target = cpu_target(host().cores) if target is None else target
-    features = cpu_features(target, int(target.get("num-cores", 1)))
-    lanes = features.lanes if lanes is None else lanes
+    platform = platform_of(target, lanes=lanes)
     captured = capture(model, input_shape, fuse=fuse)
-    choose_layouts(captured, lanes if blocks is None else blocks)
-    mod = _import(captured, schedule or (lambda nest: default_schedule(nest, features)))
+    choose_layouts(captured, platform.lanes if blocks is None else blocks)
+    mod = _import(captured, platform, schedule or platform.default_schedule)
     tvm_target = tvm.target.Target(target)
-    with tvm_target:
+    with tvm_target, tvm.transform.PassContext(config=dict(platform.pass_options)):
         mod = tvm.transform.Sequential(
             [
                 relax.transform.DecomposeOpsForInference(),
@@ -141,16 +151,22 @@ def compile_network(
                 relax.transform.DeadCodeElimination(),
             ]
         )(mod)
-        executable = tvm.compile(schedule_rest(mod, lanes), tvm_target, tir_pipeline=registered())
-    return CompiledNetwork(executable, input_shape)
+        executable = tvm.compile(
+            platform.schedule_rest(mod),
+            tvm_target,
+            # By name, TVM would schedule and fuse for a GPU once more.
+            relax_pipeline=relax.get_pipeline("default"),
+            tir_pipeline=platform.tir_pipeline,
+        )
+    return CompiledNetwork(executable, input_shape, platform)
 
 
-def _import(captured: CapturedNetwork, schedule: ScheduleOf) -> Any:
+def _import(captured: CapturedNetwork, platform: Platform, schedule: ScheduleOf) -> Any:
     """The Relax module of a captured network, one PrimFunc for each distinct kernel."""
     from tvm import relax
     from tvm.relax.frontend.torch import from_exported_program
 
-    from backends.lowering.kernel import lower, pack
+    from backends.lowering.kernel import pack
 
     functions: dict[tuple[str, Epilogue], Any] = {}
 
@@ -162,9 +178,9 @@ def _import(captured: CapturedNetwork, schedule: ScheduleOf) -> Any:
         epilogue = Epilogue(residual is not None, activation)
         key = (nest.key, epilogue)
         if key not in functions:
-            function = lower(nest, epilogue)["main"].without_attr("global_symbol")
-            name = f"site_{len(functions)}"
-            functions[key] = builder.add_func(function.with_attr(SCHEDULED, 1), name)
+            function = platform.lower(nest, epilogue).without_attr("global_symbol")
+            function = function.with_attr({SCHEDULED: 1, "op_pattern": OPAQUE})
+            functions[key] = builder.add_func(function, f"site_{len(functions)}")
         inputs = [importer.env[n] for n in (x, residual) if n is not None]
         constants = [relax.const(a) for a in pack(nest, kernel.weights, kernel.bias)]
         shape = nest.shape

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import Failed, FailureKind
 from backends.boards import link_shared
 from backends.builder import BuildJob
+from backends.workers import gpu_runtime
 from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def built(nest: LoopNest, target: Mapping[str, Any]) -> bytes:
         return path.read_bytes()
 
 
+@gpu_runtime.left_out()
 def initialise(trial: BuildJob) -> None:
     """Import what `run` needs, once for all workers."""
     from backends.lowering import build_kernel

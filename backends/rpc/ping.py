@@ -19,7 +19,7 @@ from backends.boards import board_target, link_shared
 from backends.kernel_job import difference, operands_of
 from backends.rpc.serve import FACTS
 from backends.rpc.tracker import Grant
-from backends.workers import Stage, WorkerSpec
+from backends.workers import Stage, WorkerSpec, gpu_runtime
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import ConvShape, LoopNest
 
@@ -69,6 +69,7 @@ def worker_spec() -> WorkerSpec:
     )
 
 
+@gpu_runtime.left_out()
 def initialise() -> None:
     """Import what `run` needs."""
     import torch

@@ -21,7 +21,7 @@ from backends.kernel_job import difference, operands_of
 from backends.rpc.kernels import Library, built
 from backends.rpc.serve import FACTS
 from backends.rpc.tracker import Grant
-from backends.workers import Stage
+from backends.workers import Stage, gpu_runtime
 from genomes.nest import ConvShape, LoopNest
 
 BUILD = "build"
@@ -105,6 +105,7 @@ class _UnfitError(Exception):
     """The device cannot do what it should; one line."""
 
 
+@gpu_runtime.left_out()
 def initialise(target: Mapping[str, Any], reference: LoopNest) -> None:
     """Import what `run` needs, and build the reference kernel, once for all workers."""
     import torch

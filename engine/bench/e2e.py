@@ -7,9 +7,11 @@ experiment are compiled in this process, compared with PyTorch eager on random i
 turns: the original as LoopGene compiles it and as each peer runs it, and the found network where
 a result is recorded.  The kernels have the schedules of the result, or the default ones.
 
+An experiment for a GPU is compared with what PyTorch does on it.
+
 The last line is one JSON object: for each network the medians in milliseconds; `speedup`, the
 best of the originals divided by the found network; `original_ratio`, the best of the peers
-divided by the original of LoopGene.
+divided by the original of LoopGene.  Peers that compute in TF32 are shown, not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import command, metaschedule_network, peers
+from engine.bench import command, gpu_peers, metaschedule_network, peers
 from engine.bench.command import BenchError, Target
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ EXPERIMENTS = tuple(
 )
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
+
+TF32_TOLERANCE = 1e-2
+"""The same for a peer that rounds factors to 10 bits."""
 
 PATIENCE_S = 2.0
 """A peer of which one call takes longer is not timed."""
@@ -85,7 +90,8 @@ class Original:
 
 
 FOUND_MS, OURS_MS = "found_ms", "ours_ms"
-PEERS: Mapping[str, Callable[[Original], peers.Peer | None]] = {
+MakePeer = Callable[[Original], peers.Peer | None]
+PEERS: Mapping[str, MakePeer] = {
     "onnxruntime_ms": lambda of: peers.onnxruntime(of.module, of.x, of.threads),
     "inductor_ms": lambda of: peers.inductor(of.module, of.x),
     "eager_ms": lambda of: peers.eager(of.module, of.x),
@@ -93,6 +99,21 @@ PEERS: Mapping[str, Callable[[Original], peers.Peer | None]] = {
     "tvm_default_ms": lambda of: _patiently(peers.tvm_default(of.module, of.x, of.target)),
 }
 """What else runs the original; None from one that cannot be timed on it."""
+
+TF32 = "tf32"
+GPU_PEERS: Mapping[str, MakePeer] = {
+    "eager_ms": lambda of: gpu_peers.eager(of.module, of.x),
+    "channels_last_ms": lambda of: gpu_peers.eager(of.module, of.x, channels_last=True),
+    "channels_last_tf32_ms": lambda of: gpu_peers.eager(
+        of.module, of.x, channels_last=True, tf32=True
+    ),
+    "inductor_ms": lambda of: gpu_peers.compiled(of.module, of.x),
+    "graph_ms": lambda of: gpu_peers.compiled(of.module, of.x, mode="reduce-overhead"),
+    "graph_tf32_ms": lambda of: gpu_peers.compiled(
+        of.module, of.x, mode="reduce-overhead", tf32=True
+    ),
+}
+"""The same on a GPU."""
 
 TITLES = {
     FOUND_MS: "found",
@@ -102,6 +123,10 @@ TITLES = {
     "eager_ms": "torch eager",
     "metaschedule_ms": "MetaSchedule",
     "tvm_default_ms": "TVM default",
+    "channels_last_ms": "eager NHWC",
+    "channels_last_tf32_ms": "eager NHWC TF32",
+    "graph_ms": "torch.compile, graph",
+    "graph_tf32_ms": "torch.compile, graph, TF32",
 }
 
 
@@ -178,11 +203,11 @@ def _time(
         _check(key, compiled(x.numpy()), network, x)
         runs[key] = compiled.runner(x.numpy())
     original = Original(model, x, dict(target.target), threads)
-    for key, build in PEERS.items():
+    for key, build in (GPU_PEERS if target.target["kind"] == "cuda" else PEERS).items():
         made = build(original)
         if made is not None:
             run, output = made
-            _check(key, output, model, x)
+            _check(key, output, model, x, TF32_TOLERANCE if TF32 in key else TOLERANCE)
             runs[key] = run
     with torch.no_grad():
         return interleaved(runs, rounds)
@@ -200,9 +225,11 @@ def _variants(result: Mapping[str, Any] | None) -> dict[str, Variant]:
 
 
 def _target(config: ExperimentConfig, threads: int) -> NetworkTarget:
-    from backends.registry import create_backend
+    from backends.registry import backend_type, create_backend
 
-    options = {**config.backend.options, "threads": threads}
+    options = dict(config.backend.options)
+    if "threads" in backend_type(config.backend.name).Options.model_fields:
+        options["threads"] = threads
     with create_backend(config.backend.name, options) as backend:
         target = backend.network_target()
     if target is None:
@@ -212,14 +239,16 @@ def _target(config: ExperimentConfig, threads: int) -> NetworkTarget:
     return target
 
 
-def _check(key: str, output: np.ndarray, network: nn.Module, x: Tensor) -> None:
+def _check(
+    key: str, output: np.ndarray, network: nn.Module, x: Tensor, tolerance: float = TOLERANCE
+) -> None:
     import torch
 
     from engine.network import relative_error
 
     with torch.no_grad():
         error = relative_error(output, network(x).numpy())
-    if not error <= TOLERANCE:
+    if not error <= tolerance:
         raise BenchError(f"{TITLES[key]} deviates from PyTorch by {error:.1e}; nothing is timed")
 
 
@@ -232,7 +261,8 @@ def _patiently(peer: peers.Peer) -> peers.Peer | None:
 
 def figures(medians: Mapping[str, float]) -> dict[str, float]:
     """The report on one network from the medians of all that runs it."""
-    best_peer = min(value for key, value in medians.items() if key not in (FOUND_MS, OURS_MS))
+    ours = (FOUND_MS, OURS_MS)
+    best_peer = min(v for key, v in medians.items() if key not in ours and TF32 not in key)
     report = {**medians, "original_ratio": best_peer / medians[OURS_MS]}
     if FOUND_MS in medians:
         report["speedup"] = min(best_peer, medians[OURS_MS]) / medians[FOUND_MS]
@@ -256,10 +286,11 @@ def _summary(report: Mapping[str, Mapping[str, float]], threads: int) -> Table:
     )
     table.add_column("network", no_wrap=True)
     ratios = {"speedup": "best / found", "original_ratio": "best peer / LoopGene"}
-    for title in (*TITLES.values(), *ratios.values()):
+    shown = [key for key in TITLES if any(key in row for row in report.values())]
+    for title in (*(TITLES[key] for key in shown), *ratios.values()):
         table.add_column(title, justify="right")
     for name, row in report.items():
-        cells = [f"{row[key]:.3g}" if key in row else "-" for key in TITLES]
+        cells = [f"{row[key]:.3g}" if key in row else "-" for key in shown]
         cells += [f"{row[key]:.2f}x" if key in row else "-" for key in ratios]
         table.add_row(name, *cells)
     return table

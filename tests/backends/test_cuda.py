@@ -137,4 +137,5 @@ def test_it_is_made_by_name():
     with create_backend("cuda", {"arch": "sm_87", "repeats": 3}) as backend:
         assert backend.measure_options.repeats == 3
         assert '"arch":"sm_87"' in backend.target
-        assert backend.network_target() is None
+        target = backend.network_target()
+        assert target.target["arch"] == target.features.arch == "sm_87"

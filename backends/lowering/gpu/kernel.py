@@ -16,6 +16,7 @@ from tvm.target import Target
 
 from backends.gpus import GpuFeatures, gpu_target
 from backends.lowering.compute import nest_function
+from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from backends.lowering.errors import LoweringError
 from backends.lowering.geometry import kernel_packings, statement_forms
 from backends.lowering.gpu.limits import broken_limit
@@ -31,17 +32,33 @@ PIPELINE = "s_tir"
 _CALLBACK = "tvm_callback_cuda_compile"
 
 
-def lower(nest: LoopNest) -> tvm.IRModule:
+def lower(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tvm.IRModule:
     """The scheduled GPU kernel of a nest, as TIR with the entry `main`.
 
     Raises:
         LoweringError: TVM refuses a gene.
     """
-    function = nest_function(nest, padded_as_read=True)
+    function = nest_function(nest, epilogue, padded_as_read=True)
     sch = s_tir.Schedule(function, error_render_level="fast")
-    for form in statement_forms(nest, padded_as_read=True):
+    for form in statement_forms(nest, epilogue, padded_as_read=True):
         GpuReplay(sch, form).run()
     return sch.mod
+
+
+def lower_checked(
+    nest: LoopNest, gpu: GpuFeatures, epilogue: Epilogue = NO_EPILOGUE
+) -> tvm.IRModule:
+    """`lower`, checked against the limits of a GPU.
+
+    Raises:
+        LoweringError: TVM refuses a gene, or the kernel breaks a limit of the GPU.
+    """
+    broken = broken_limit(nest, gpu)
+    if broken is not None:
+        raise LoweringError(broken)
+    mod = lower(nest, epilogue)
+    verify(mod, Target(gpu_target(gpu.arch)), gpu)
+    return mod
 
 
 def build_kernel(nest: LoopNest, gpu: GpuFeatures) -> CompiledKernel:
@@ -112,14 +129,9 @@ def generate(nest: LoopNest, gpu: GpuFeatures) -> tvm.runtime.Module:
     Raises:
         LoweringError: TVM refuses a gene, or the kernel breaks a limit of the GPU.
     """
-    broken = broken_limit(nest, gpu)
-    if broken is not None:
-        raise LoweringError(broken)
-    mod = lower(nest)
-    target = Target(gpu_target(gpu.arch))
     try:
-        verify(mod, target, gpu)
-        return tirx.build(mod, target=target, pipeline=PIPELINE)
+        mod = lower_checked(nest, gpu)
+        return tirx.build(mod, target=Target(gpu_target(gpu.arch)), pipeline=PIPELINE)
     except (*TVM_REFUSALS, tvm.error.InternalError) as error:
         genes = "; ".join(str(g) for s in nest.statements for g in s.schedule_genes)
         raise LoweringError(f"TVM cannot build [{genes}]: {first_line(error)}") from error

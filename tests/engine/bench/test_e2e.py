@@ -64,7 +64,7 @@ def test_what_deviates_from_torch_is_not_timed(tmp_path, monkeypatch, capfd) -> 
     [
         (["none.yaml"], "none.yaml: no such file"),
         (["experiment.yaml"], "cannot read the recorded result"),
-        (["table/experiment.yaml"], "backend 'table': unknown key threads"),
+        (["table/experiment.yaml"], "the backend 'table' runs no whole networks; name another"),
         (["table/experiment.yaml", "--only", "vgg"], "no network has 'vgg' in its name; there"),
     ],
 )

@@ -23,9 +23,12 @@ from tests.backends.lowering.kernels import TARGET, agree
 
 def serial(mod: tvm.IRModule) -> tvm.IRModule:
     """`mod` with its blocks and threads as serial loops."""
-    function = mod["main"]
-    body = tvm_ffi.structural_map(function.body, (tirx.For, _unbound))
-    return tvm.IRModule({"main": function.with_body(body)})
+    return tvm.IRModule({"main": serial_function(mod["main"])})
+
+
+def serial_function(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """`function` with its blocks and threads as serial loops."""
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, _unbound)))
 
 
 def _unbound(loop: tirx.For) -> tirx.For:

@@ -1,0 +1,167 @@
+"""What differs between the kinds of devices that whole networks are compiled for."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from backends.devices import CpuFeatures, cpu_features
+from backends.gpus import GpuFeatures, gpu_features
+from genomes.nest import LoopNest
+
+if TYPE_CHECKING:
+    from backends.lowering.epilogue import Epilogue
+
+
+class Platform(abc.ABC):
+    """One kind of device, with the target that is compiled for.
+
+    Attributes:
+        target: As `tvm.target.Target` takes it.
+        lanes: Channels in a block of an activation; 0 for NCHW.
+        pass_options: Options of TVM's passes.
+    """
+
+    target: dict[str, Any]
+    lanes: int
+    pass_options: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    @abc.abstractmethod
+    def device(self) -> Any:
+        """Where the network runs, as TVM knows it."""
+
+    @property
+    @abc.abstractmethod
+    def tir_pipeline(self) -> Any:
+        """The passes that make code of scheduled kernels."""
+
+    @abc.abstractmethod
+    def default_schedule(self, nest: LoopNest) -> LoopNest:
+        """`nest` with the schedule of the best estimate."""
+
+    @abc.abstractmethod
+    def lower(self, nest: LoopNest, epilogue: Epilogue) -> Any:
+        """The scheduled kernel of a site, as a PrimFunc.
+
+        Raises:
+            LoweringError: TVM refuses a gene, or the kernel breaks a limit of the device.
+        """
+
+    @abc.abstractmethod
+    def schedule_rest(self, mod: Any) -> Any:
+        """`mod` with a schedule for every PrimFunc that has none."""
+
+
+class CpuPlatform(Platform):
+    """The cores of a CPU.
+
+    Args:
+        target: An LLVM target with `num-cores`.
+        lanes: float32 lanes of a vector register; those of `target` if it is not given.
+        features: What schedules may use; what `target` tells if it is not given.
+    """
+
+    def __init__(
+        self,
+        target: Mapping[str, Any],
+        lanes: int | None = None,
+        features: CpuFeatures | None = None,
+    ) -> None:
+        self.target = dict(target)
+        self._features = features or cpu_features(target, int(target.get("num-cores", 1)))
+        self.lanes = self._features.lanes if lanes is None else lanes
+
+    @property
+    def device(self) -> Any:
+        import tvm
+
+        return tvm.cpu()
+
+    @property
+    def tir_pipeline(self) -> Any:
+        from backends.lowering.pipeline import registered
+
+        return registered()
+
+    def default_schedule(self, nest: LoopNest) -> LoopNest:
+        from backends.lowering import default_schedule
+
+        return default_schedule(nest, self._features)
+
+    def lower(self, nest: LoopNest, epilogue: Epilogue) -> Any:
+        from backends.lowering.kernel import lower
+
+        return lower(nest, epilogue)["main"]
+
+    def schedule_rest(self, mod: Any) -> Any:
+        from backends.network.rest import schedule_rest
+
+        return schedule_rest(mod, self.lanes)
+
+
+class GpuPlatform(Platform):
+    """An NVIDIA GPU; kernels become machine code by nvcc when the network is first run.
+
+    Args:
+        target: A target from `gpu_target`.
+        features: What schedules may use; what the architecture tells if it is not given.
+    """
+
+    lanes = 0
+    pass_options: ClassVar = {"relax.backend.use_cuda_graph": True}
+
+    def __init__(self, target: Mapping[str, Any], features: GpuFeatures | None = None) -> None:
+        self.target = dict(target)
+        self._features = features or gpu_features(self.target["arch"])
+
+    @property
+    def device(self) -> Any:
+        import tvm
+
+        from backends.lowering.gpu.kernel import install_compiler
+
+        install_compiler(self._features.arch)
+        return tvm.cuda()
+
+    @property
+    def tir_pipeline(self) -> Any:
+        from backends.lowering.gpu.kernel import PIPELINE
+
+        return PIPELINE
+
+    def default_schedule(self, nest: LoopNest) -> LoopNest:
+        from backends.lowering.gpu import default_schedule
+
+        return default_schedule(nest, self._features)
+
+    def lower(self, nest: LoopNest, epilogue: Epilogue) -> Any:
+        from backends.lowering.gpu.kernel import lower_checked
+
+        return lower_checked(nest, self._features, epilogue)["main"]
+
+    def schedule_rest(self, mod: Any) -> Any:
+        from tvm.s_tir import dlight
+
+        rules = (dlight.gpu.GEMV, dlight.gpu.Reduction, dlight.gpu.GeneralReduction)
+        return dlight.ApplyDefaultSchedule(*(rule() for rule in rules), dlight.gpu.Fallback())(mod)
+
+
+def platform_of(
+    target: Mapping[str, Any],
+    features: CpuFeatures | GpuFeatures | None = None,
+    lanes: int | None = None,
+) -> Platform:
+    """The platform of a target.
+
+    Args:
+        target: As `tvm.target.Target` takes it.
+        features: What schedules may use; what `target` tells if they are not given.
+        lanes: float32 lanes of a CPU's vector register; those of the features if not given.
+    """
+    if target["kind"] == "cuda":
+        assert not isinstance(features, CpuFeatures)
+        return GpuPlatform(target, features)
+    assert not isinstance(features, GpuFeatures)
+    return CpuPlatform(target, lanes, features)
