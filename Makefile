@@ -8,7 +8,7 @@ RAY := $(VENV)/.ray
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
 	bench-e2e bench-kernels bench-calibration bench-tuning \
-	bench-ablation bench-farm bench-ray tune-metaschedule arm-emulator arm-board test-arm test-ray
+	bench-ablation bench-farm bench-ray bench-gpu-schedules tune-metaschedule arm-emulator arm-board test-arm test-ray
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -62,6 +62,9 @@ tune-metaschedule: $(READY)  ## MetaSchedule's records for the benchmarks, where
 
 bench-ablation: $(READY)  ## Networks and kernels with one part of the compiler taken away
 	$(BIN)/python -m engine.bench.ablation
+
+bench-gpu-schedules: $(READY)  ## The estimate of GPU schedules against what was measured on one
+	$(BIN)/python -m engine.bench.gpu_schedules experiments/gpu_schedules_h200.jsonl
 
 bench-tuning: $(READY)  ## Schedules in few measurements, against MetaSchedule's in many
 	$(BIN)/python -m engine.bench.tuning

@@ -162,6 +162,8 @@ class CudaBackend(MeasuringBackend):
             function="backends.cuda_job:run",
             limits_s=dict(zip(STAGES, limits_s, strict=True)),
             exclusive=EXCLUSIVE,
+            # What nvcc does meanwhile does not disturb the GPU.
+            alone=False,
             initialise="backends.cuda_job:initialise",
             arguments=(self._target,),
             environment=_ENVIRONMENT,

@@ -29,7 +29,7 @@ times of the same kernels."""
 
 STAGES = ("build", "check", "measure")
 EXCLUSIVE = frozenset({"check", "measure"})
-"""All that runs on the GPU runs alone."""
+"""One kernel runs on the GPU at a time."""
 
 
 @gpu_runtime.left_out()

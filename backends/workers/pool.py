@@ -1,9 +1,9 @@
-"""The pool: hands jobs to workers, enforces deadlines, keeps exclusive stages alone."""
+"""The pool: hands jobs to workers, enforces deadlines, keeps exclusive stages apart."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from backends.workers.crew import Crew
@@ -44,7 +44,7 @@ class WorkerPool:
     def imap(self, payloads: Iterable[Any]) -> Iterator[JobResult]:
         """The results of the jobs in order, each as soon as it and those before it are there.
 
-        No exclusive stage is under way while the caller works on a result.
+        No exclusive stage is under way while the caller works on a result, where they run alone.
 
         Raises:
             WorkerError: Workers cannot be started, or another batch is under way.
@@ -77,16 +77,26 @@ class WorkerPool:
                 yield results.pop(position)
                 position += 1
             # Once all is ready, every exclusive stage comes before the next job.
-            draining = draining and any(w.stage in self._spec.exclusive for w in self._crew.active)
+            draining = draining and any(map(self._is_exclusive, self._crew.active))
             if not draining:
                 self._hand_out(jobs)
             active = self._crew.active
             if not active:
                 return
-            if all(w.waiting for w in active):
-                draining = True
-                min(active, key=_index).grant()
+            if self._may_grant(active):
+                draining = self._spec.alone
+                min((w for w in active if w.waiting), key=_index).grant()
             results.update(self._crew.listen())
+
+    def _is_exclusive(self, worker: Worker) -> bool:
+        return worker.stage in self._spec.exclusive
+
+    def _may_grant(self, active: Sequence[Worker]) -> bool:
+        """Whether one of the waiting workers may enter its exclusive stage."""
+        if self._spec.alone:
+            return all(w.waiting for w in active)
+        running = any(self._is_exclusive(w) and not w.waiting for w in active)
+        return not running and any(w.waiting for w in active)
 
     def _hand_out(self, jobs: Iterator[tuple[int, Any]]) -> None:
         active = self._crew.active

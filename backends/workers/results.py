@@ -80,7 +80,8 @@ class WorkerSpec:
             `function(payload, stage)`, where `stage(name)` tells that a stage begins.
             Payload and result are pickled.
         limits_s: Seconds allowed in each stage; a job starts in the first.
-        exclusive: Stages that run alone.
+        exclusive: Stages that run one at a time.
+        alone: Whether nothing else runs beside an exclusive stage.
         initialise: Import path of a function that imports what jobs need; it must not
             leave threads behind.
         arguments: Arguments of `initialise`.
@@ -93,6 +94,7 @@ class WorkerSpec:
     function: str
     limits_s: Mapping[str, float]
     exclusive: frozenset[str] = frozenset()
+    alone: bool = True
     initialise: str | None = None
     arguments: tuple[Any, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

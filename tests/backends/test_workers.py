@@ -154,6 +154,17 @@ def test_jobs_are_made_ready_ahead_of_their_exclusive_stages():
     assert all(end <= start for (_, end), (start, _) in pairwise(runs))
 
 
+def test_exclusive_stages_may_run_beside_others_but_not_beside_each_other():
+    with WorkerPool(spec(exclusive=frozenset({"run"}), alone=False), size=2, ahead=2) as pool:
+        list(pool.imap([("echo", 0)] * 4))
+        results = list(pool.imap([("spans", *times) for times in [(0.05, 0.3)] * 2 + [(0.3, 0)]]))
+    builds, runs = zip(*(result.value for result in results), strict=True)
+    assert all(end <= start for (_, end), (start, _) in pairwise(runs))
+    (begun, ended), (first_begun, first_ended) = builds[2], runs[0]
+    assert begun < first_ended, "the third is built while the first one runs"
+    assert first_begun < ended
+
+
 def test_nothing_is_exclusive_while_the_caller_works():
     with WorkerPool(spec(exclusive=frozenset({"run"})), size=2) as pool:
         results = pool.imap([("stages", 0.0, 0.05)] * 3)

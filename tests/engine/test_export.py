@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from backends.network import CompiledNetwork
 from engine.export import ExportError, _quiet_scopes, export_run
 from engine.network import build_model
 from engine.runs import RunDir, RunError
@@ -133,3 +134,16 @@ def test_a_result_without_a_network_is_one_clear_error(tmp_path, content) -> Non
     run.result_path.write_text(content)
     with pytest.raises(ExportError, match="has no found network"):
         export_run(run)
+
+
+def test_a_network_for_a_gpu_is_exported_where_there_is_none(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(CompiledNetwork, "is_runnable", False)
+    run = finished_run(tmp_path, backend={"name": "cuda", "arch": "sm_90"})
+    result = export_run(run, tmp_path / "out")
+    assert result.notes == ("network.so was not checked: no cuda device here",)
+    assert "network.so" not in result.deviations
+    assert (result.folder / "network.so").stat().st_size > 0
+    loader = (result.folder / "run_compiled.py").read_text()
+    assert "relax.VirtualMachine(library, tvm.cuda())" in loader
+    assert "os.environ.setdefault('TVM_CUDA_COMPILE_MODE', 'nvcc')" in loader
+    compile(loader, "run_compiled.py", "exec")

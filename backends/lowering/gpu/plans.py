@@ -1,6 +1,7 @@
 """GPU schedules of a statement in outline, ranked by an estimate: integers only, no TVM.
 
-The estimate has not been compared with any GPU; it only decides what is measured first.
+The constants of the estimate are fitted to 130 kernels that were measured on an H200; see
+experiments/gpu.md.
 """
 
 from __future__ import annotations
@@ -27,18 +28,31 @@ INPUTS = (4, 8, 16)
 FEW_INPUTS = (1, 2)
 """Input channels of a fetch; few where the others do not divide them."""
 
-SHARED_SLOTS = 2.0
-GLOBAL_SLOTS = 6.0
+SHARED_SLOTS = 4.0
+GLOBAL_SLOTS = 17.0
 """What a load costs, in multiply-adds: from shared memory, or through the caches, or a store."""
 
 SECTOR = 8
 """Neighbouring elements that are loaded together, whether they are needed or not."""
 
-FETCH_SLOTS = 10.0
+FETCH_SLOTS = 60.0
 """What a thread's fetch of one element into shared memory costs, its address included."""
 
-FETCH_LATENCY = 600.0
+FETCH_LATENCY = 80.0
 """What the threads of a block wait for a fetch, in cycles, before any of them goes on."""
+
+BRANCH_LATENCY = 440.0
+"""What they wait for each element that a thread fetches where not all threads fetch as many: there
+is a branch around each then, and the next is not asked for before the last has come."""
+
+READ_LATENCY = 26.0
+"""What a thread waits, in cycles, for the operands of one input channel, through the caches."""
+
+READ_AHEAD = 4
+"""Input channels that are read at a time where there is only one tap."""
+
+LAUNCH = 4800.0
+"""Cycles that a kernel takes whatever it does."""
 
 STALL = 5.0
 """Cycles after which a thread can add to the result of a multiply-add."""
@@ -122,17 +136,26 @@ def blocks_of(form: StatementForm, plan: GpuPlan) -> int:
 def cycles(form: StatementForm, gpu: GpuFeatures, plan: GpuPlan) -> float:
     """Estimated clock cycles of the kernel."""
     warps = ceil(plan.threads / gpu.warp)
-    steps, work, waits, read = _work(form, plan)
+    steps, work, read = _work(form, plan)
     here = ceil(blocks_of(form, plan) / gpu.multiprocessors)
     together = min(here, _resident(form, gpu, plan))
     busy = work * together * warps / SCHEDULERS
-    alone = max(work, STALL * steps) + waits
+    alone = max(work, STALL * steps) + _waits(form, plan)
     traffic = together * read * FLOAT_BYTES / L2_BYTES
-    return ceil(here / together) * max(busy, alone, traffic)
+    return LAUNCH + ceil(here / together) * max(busy, alone, traffic)
 
 
-def _work(form: StatementForm, plan: GpuPlan) -> tuple[int, float, float, float]:
-    """A thread's steps, slots and cycles of waiting, and the elements that its block reads."""
+def _waits(form: StatementForm, plan: GpuPlan) -> float:
+    """Cycles in which a thread waits for operands."""
+    count, kh, kw = form.statement.weight_shape[1:]
+    if not plan.inputs:
+        return READ_LATENCY * (count if kh * kw > 1 else ceil(count / READ_AHEAD))
+    branches = sum(ceil(n / plan.threads) for n in _fetched(form, plan) if n % plan.threads)
+    return count // plan.inputs * (FETCH_LATENCY + BRANCH_LATENCY * branches)
+
+
+def _work(form: StatementForm, plan: GpuPlan) -> tuple[int, float, float]:
+    """A thread's steps and slots, and the elements that its block reads."""
     count, kh, kw = form.statement.weight_shape[1:]
     steps = count * kh * kw
     apart = SECTOR / min(SECTOR, _side_by_side(form, plan))
@@ -141,11 +164,11 @@ def _work(form: StatementForm, plan: GpuPlan) -> tuple[int, float, float, float]
         # What the threads of a block read in common comes from the first-level cache.
         distinct = plan.channels_of_block + plan.rows_of_block * plan.columns_of_block * apart
         loads = GLOBAL_SLOTS * (plan.channels_each + plan.pixels_each * apart)
-        return steps, steps * (plan.each + loads) + stores, FETCH_LATENCY, steps * distinct
+        return steps, steps * (plan.each + loads) + stores, steps * distinct
     fetches, fetched = count // plan.inputs, sum(_fetched(form, plan))
     work = steps * (plan.each + SHARED_SLOTS * (plan.channels_each + plan.pixels_each)) + stores
     work += fetches * FETCH_SLOTS * ceil(fetched / plan.threads)
-    return steps, work, fetches * FETCH_LATENCY, fetches * fetched
+    return steps, work, fetches * fetched
 
 
 def _side_by_side(form: StatementForm, plan: GpuPlan) -> int:

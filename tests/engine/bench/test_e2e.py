@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends.network import CompiledNetwork
 from engine.bench import e2e
 from engine.config import load_config
 from genomes.gene import Gene
@@ -79,11 +80,23 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capfd, arguments, message)
     assert message in line
 
 
+def test_a_network_for_a_gpu_needs_one(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(CompiledNetwork, "is_runnable", False)
+    assert e2e.main([str(experiment(tmp_path, "cuda")), *FAST]) == 1
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.startswith("bench-e2e: error: there is no cuda device that TVM can use; run this")
+
+
 def test_figures() -> None:
     medians = {"found_ms": 2.0, "ours_ms": 8.0, "onnxruntime_ms": 10.0, "eager_ms": 30.0}
     assert e2e.figures(medians) == {**medians, "original_ratio": 1.25, "speedup": 4.0}
     del medians["found_ms"]
     assert "speedup" not in e2e.figures(medians)
+
+
+def test_a_peer_that_rounds_is_not_compared_with() -> None:
+    figures = e2e.figures({"ours_ms": 2.0, "eager_ms": 5.0, "graph_tf32_ms": 1.0})
+    assert figures["original_ratio"] == 2.5
 
 
 def test_every_shipped_experiment_has_targets() -> None:
