@@ -39,6 +39,8 @@ PAUSE_S = 0.02
 SETTLE_S = 0.25
 """Each network runs for so long outside the clock before each of its turns: as long as it takes
 until its threads have found their cores again."""
+GPU_SETTLE_S = 0.05
+"""The same on a GPU, which has no threads that have to find a core, but clocks that fall."""
 MOST_ATTEMPTS = 5
 """Each turn is timed so often, at most, to find the machine at its full speed."""
 WEIGHTS = "weights_mb"
@@ -312,7 +314,8 @@ def network_job(
             answers[name] = wrong(errors[name])
     enter("run")
     with undisturbed(target.target) as slowdown:
-        times = quiet(interleaved(runs, payload["rounds"], slowdown=slowdown))
+        settle_s = GPU_SETTLE_S if slowdown is None else SETTLE_S
+        times = quiet(interleaved(runs, payload["rounds"], settle_s, slowdown))
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
     return answers
 
