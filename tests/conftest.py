@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 # A job in the background of a script ignores Ctrl-C, and so do all processes it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests run side by side, and what they time is not what they are about.
+os.environ["LOOPGENE_IMPATIENT"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.timing import Probe, helpers, steady
-from backends.timing.steady import MOST
+from backends.timing.steady import IMPATIENT, MOST
 from tests.backends.lowering.kernels import TARGET
 
 
@@ -102,6 +102,7 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch) -> Machine:
+    monkeypatch.delenv(IMPATIENT)
     return Machine(monkeypatch)
 
 
@@ -143,6 +144,15 @@ def test_a_probe_that_starts_without_its_cores_waits_for_them(machine) -> None:
     probe = Probe(call, machine.alone)
     assert probe.slowdown() == pytest.approx(1.0)
     assert next(calls) > 250
+
+
+def test_nothing_is_waited_for_by_who_says_so(machine, monkeypatch) -> None:
+    monkeypatch.setenv(IMPATIENT, "1")
+    probe = Probe(machine.call, machine.alone)
+    probe.slowdown()
+    machine.slow = 2.0
+    assert probe.slowdown() == pytest.approx(2.0, rel=1e-2)
+    assert machine.slept_s == 0
 
 
 def test_forked_processes_share_what_the_probe_knows() -> None:
