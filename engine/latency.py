@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -77,8 +77,16 @@ class LatencyModel:
         return cls(1.0, max(0.0, whole_s - kernels_s))
 
 
-def measured_model(problem: Problem) -> LatencyModel:
-    """The model of a problem's network; kernels alone where the backend runs no networks."""
+def measured_model(
+    problem: Problem, is_patient: Callable[[], bool] = lambda: False
+) -> LatencyModel:
+    """The model of a problem's network; kernels alone where the backend runs no networks.
+
+    Args:
+        problem: The kernels of its original network are known.
+        is_patient: Asked each time when no device was free for the networks: whether to go on
+            waiting for one.
+    """
     measure = problem.measure_end_to_end
     if measure is None:
         return LatencyModel()
@@ -87,7 +95,11 @@ def measured_model(problem: Problem) -> LatencyModel:
     small = _small(problem)
     if small is not None:
         genomes[SMALL] = small
-    times = measure({name: problem.variant(genome) for name, genome in genomes.items()})
+    variants = {name: problem.variant(genome) for name, genome in genomes.items()}
+    times = measure(variants)
+    while _waits(times[ORIGINAL]) and is_patient():
+        logger.warning("the search waits for a device that runs the original network")
+        times = measure(variants)
     whole = times[ORIGINAL]
     if isinstance(whole, Failed):
         logger.warning(
@@ -109,6 +121,11 @@ def measured_model(problem: Problem) -> LatencyModel:
                 outcome.message if isinstance(outcome, Failed) else "a kernel failed",
             )
     return LatencyModel.through((problem.objective.original_s, whole.median_s), point)
+
+
+def _waits(answer: NetworkTimes | Failed) -> bool:
+    """Whether a network was not run for want of a device."""
+    return isinstance(answer, Failed) and not answer.kind.charged_to_candidate
 
 
 def _small(problem: Problem) -> Genome | None:

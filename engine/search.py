@@ -21,12 +21,7 @@ from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from engine.clock import Clock, OutOfTimeError
 from engine.config import ExperimentConfig, config_hash
 from engine.evaluation import OK, Evaluation, Generation
-from engine.finalists import (
-    best_finalist,
-    choose_finalists,
-    faster_first,
-    measure_finalists,
-)
+from engine.finalists import best_finalist, choose_finalists, faster_first, measure_finalists
 from engine.fitness import Evaluator
 from engine.latency import LatencyModel, measured_model
 from engine.problem import Problem, open_problem
@@ -182,7 +177,7 @@ class Search:
         self._dropped: Counter[str] = Counter()
         self._before: Counter[str] = Counter()
         self._model = (
-            measured_model(problem)
+            measured_model(problem, lambda: not self._clock.out_of_time)
             if saved is None
             else LatencyModel.from_json(saved["latency_model"])
         )

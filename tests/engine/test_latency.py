@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +91,24 @@ def test_the_original_and_a_small_network_are_measured(tmp_path, failing, check,
     assert ("could not be measured end to end (crashed: SIGSEGV)" in caplog.text) == (
         "original" in failing
     )
+
+
+@pytest.mark.usefixtures("cheap_metric")
+@pytest.mark.parametrize(("patience", "asked"), [(5, 3), (1, 2), (0, 1)])
+def test_a_device_is_waited_for_while_there_is_time(tmp_path, patience, asked, caplog) -> None:
+    with open_problem(experiment(tmp_path)) as problem:
+        networks, calls, left = Networks(problem, ()), itertools.count(1), iter(range(patience))
+
+        def measure(variants):
+            if next(calls) < 3:
+                return dict.fromkeys(variants, Failed(FailureKind.QUEUE_TIMEOUT, "none is free"))
+            return networks(variants)
+
+        problem.measure_end_to_end = measure
+        model = measured_model(problem, lambda: next(left, None) is not None)
+    assert (model == LatencyModel()) == (patience < 2)
+    assert next(calls) == asked + 1
+    assert caplog.text.count("the search waits for a device") == asked - 1
 
 
 @pytest.mark.usefixtures("cheap_metric")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 from backends.timing import apart
 
 
-def test_the_timed_thread_stays_off_the_cores_of_bound_ones():
+def stays_off_the_cores_of_bound_threads() -> None:
     usable = os.sched_getaffinity(0)
     core = max(usable)
     bound, done = threading.Event(), threading.Event()
@@ -28,3 +30,10 @@ def test_the_timed_thread_stays_off_the_cores_of_bound_ones():
         thread.join()
     with apart():
         assert os.sched_getaffinity(0) == usable
+
+
+def test_the_timed_thread_stays_off_the_cores_of_bound_ones():
+    """In a process of its own: in this one, threads of other tests are bound as well."""
+    here = stays_off_the_cores_of_bound_threads
+    script = f"from {__name__} import {here.__name__}; {here.__name__}()"
+    subprocess.run([sys.executable, "-c", script], check=True)
