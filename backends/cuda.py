@@ -6,7 +6,6 @@ Schedules, CUDA source and machine code need no GPU; `measure` and `describe` do
 from __future__ import annotations
 
 import functools
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from pydantic import Field, field_validator
 from backends.base import BackendError, Device, NetworkTarget, Outcome
 from backends.cuda_job import EXCLUSIVE, KERNEL_VERSION, STAGES
 from backends.devices import host, target_text
-from backends.gpus import GpuFeatures, gpu_features, gpu_target
+from backends.gpus import GpuFeatures, gpu_features, gpu_target, gpu_trouble
 from backends.kernel_job import KernelJob
 from backends.lowering import gpu as lowering
 from backends.measuring import MeasuringBackend
@@ -28,7 +27,9 @@ from genomes.nest import LoopNest
 
 _ENVIRONMENT = {**ONE_THREAD, "TVM_NUM_THREADS": "1"}
 _MOST_BUILDERS = 4
-"""Each worker holds a CUDA context of some hundred megabytes on the GPU."""
+_AHEAD = 2
+"""Kernels that are built before the one on the GPU is timed.  Each worker holds a CUDA context of
+some hundred megabytes on the GPU, and there are as many more of them as that."""
 
 
 class CudaOptions(BackendSettings):
@@ -43,7 +44,7 @@ class CudaOptions(BackendSettings):
     """
 
     arch: str = "sm_90"
-    builders: int = Field(default_factory=lambda: min(host().cores, _MOST_BUILDERS), ge=1, le=64)
+    builders: int = Field(default_factory=lambda: _builders(host().cores), ge=1, le=64)
     drift_every: int = Field(default=50, ge=1)
     jobs_per_worker: int = Field(default=200, ge=1)
 
@@ -72,7 +73,7 @@ class CudaBackend(MeasuringBackend):
         self._options = options = options or CudaOptions()
         self.measure_options = options.measure_options
         self._target = gpu_target(options.arch)
-        pool = WorkerPool(self._worker_spec(), options.builders, options.builders)
+        pool = WorkerPool(self._worker_spec(), options.builders, _AHEAD)
         super().__init__(pool, options.drift_every)
 
     @property
@@ -134,26 +135,10 @@ class CudaBackend(MeasuringBackend):
         """The GPU, as TVM knows it; there is a compiler for it, too."""
         import tvm
 
-        device = tvm.cuda(0)
-        if not device.exist:
-            raise BackendError(
-                "there is no CUDA device that TVM can use, so nothing can be measured here; run "
-                "this on a machine with an NVIDIA GPU, its driver and libcudart.so.13, or search "
-                "with backend.name: cpu (kernels for a GPU can be compiled here, by "
-                "backends.lowering.gpu.build_kernel)"
-            )
-        found = f"sm_{str(device.compute_version).replace('.', '')}"
-        if found != self._options.arch:
-            raise BackendError(
-                f"backend.arch is {self._options.arch}, but this GPU ({device.device_name}) is "
-                f"{found}; set backend.arch: {found}"
-            )
-        if shutil.which("nvcc") is None:
-            raise BackendError(
-                "there is no nvcc on the PATH, so no kernel can be compiled; install the CUDA "
-                "toolkit, or add its bin folder to PATH"
-            )
-        return device
+        trouble = gpu_trouble(self._options.arch)
+        if trouble:
+            raise BackendError(trouble)
+        return tvm.cuda(0)
 
     def _worker_spec(self) -> WorkerSpec:
         options = self._options
@@ -162,13 +147,17 @@ class CudaBackend(MeasuringBackend):
             function="backends.cuda_job:run",
             limits_s=dict(zip(STAGES, limits_s, strict=True)),
             exclusive=EXCLUSIVE,
-            # What nvcc does meanwhile does not disturb the GPU.
+            # nvcc needs cores, of which one is left for what runs on the GPU, and no GPU.
             alone=False,
             initialise="backends.cuda_job:initialise",
             arguments=(self._target,),
             environment=_ENVIRONMENT,
             jobs_per_worker=options.jobs_per_worker,
         )
+
+
+def _builders(cores: int) -> int:
+    return max(1, min(cores - 1, _MOST_BUILDERS))
 
 
 def _nvcc_version() -> str:

@@ -23,7 +23,7 @@ from genomes.nest import ConvShape, LoopNest
 if TYPE_CHECKING:
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 1
+KERNEL_VERSION = 2
 """Raised when a change here or in the lowering makes other kernels from the same genes, or other
 times of the same kernels."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -71,6 +72,32 @@ def gpu_features(arch: str) -> GpuFeatures:
     if arch not in ARCHITECTURES:
         raise BackendError(f"unknown arch {arch!r}; known: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[arch]
+
+
+def gpu_trouble(arch: str) -> str:
+    """Why kernels for `arch` cannot be run on this machine, as a sentence; "" where they can."""
+    import tvm
+
+    device = tvm.cuda(0)
+    if not device.exist:
+        return (
+            "there is no CUDA device that TVM can use, so nothing can be measured here; run "
+            "this on a machine with an NVIDIA GPU, its driver and libcudart.so.13, or search "
+            "with backend.name: cpu (kernels for a GPU can be compiled here, by "
+            "backends.lowering.gpu.build_kernel)"
+        )
+    found = f"sm_{str(device.compute_version).replace('.', '')}"
+    if found != arch:
+        return (
+            f"backend.arch is {arch}, but this GPU ({device.device_name}) is {found}; set "
+            f"backend.arch: {found}"
+        )
+    if shutil.which("nvcc") is None:
+        return (
+            "there is no nvcc on the PATH, so no kernel can be compiled; install the CUDA "
+            "toolkit, or add its bin folder to PATH"
+        )
+    return ""
 
 
 def gpu_target(arch: str) -> dict[str, Any]:

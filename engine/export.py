@@ -63,14 +63,14 @@ if __name__ == "__main__":
     print(network().eval()(torch.zeros({shape!r})))
 '''
 
-_LOADER = '''"""Run the compiled network; needs apache-tvm and numpy only.
+_LOADER = '''"""Run the compiled network; needs {needs}.
 
-{about}"""
+TVM warns "Scope Loaded" harmlessly{about}"""
 
 import os
 from pathlib import Path
 
-os.environ.setdefault({variable!r}, {value!r})
+{settings}
 
 import numpy as np
 import tvm
@@ -82,20 +82,24 @@ image = np.zeros({shape!r}, dtype="float32")
 print(network(tvm.runtime.tensor(image, tvm.{device}())).numpy())
 '''
 
+_SETTING = 'os.environ.setdefault("{}", "{}")'
 _LOADING: Mapping[str, Mapping[str, str]] = {
     "llvm": {
         "device": "cpu",
-        "about": 'TVM warns "Scope Loaded" harmlessly; unbound, it leaves other thread pools '
-        "their cores.",
-        "variable": "TVM_BIND_THREADS",
-        "value": "0",
+        "needs": "apache-tvm and numpy only",
+        "about": "; unbound, it leaves other thread pools their cores.",
+        "settings": _SETTING.format("TVM_BIND_THREADS", "0"),
     },
     "cuda": {
         "device": "cuda",
-        "about": 'TVM warns "Scope Loaded" harmlessly; the kernels are compiled by nvcc when they '
-        "are\nloaded, or, without the setting below, by NVRTC of the package cuda-python.",
-        "variable": "TVM_CUDA_COMPILE_MODE",
-        "value": "nvcc",
+        "needs": "apache-tvm, numpy, and nvcc on the PATH",
+        "about": "; nvcc compiles the kernels when they are loaded.",
+        "settings": "\n".join(
+            (
+                _SETTING.format("TVM_CUDA_COMPILE_MODE", "nvcc"),
+                _SETTING.format("TVM_CUDA_NVCC_NO_FAST_MATH", "1"),
+            )
+        ),
     },
 }
 """What the loader says and does, by the kind of the target."""
@@ -274,8 +278,8 @@ def _write_library(
         compiled.export_library(path, None if elsewhere is None else elsewhere.link)
     kind = str(target.target["kind"])
     if elsewhere is None:
-        if not compiled.is_runnable:
-            return _Library(note=f"network.so was not checked: no {kind} device here", kind=kind)
+        if trouble := compiled.trouble():
+            return _Library(note=f"network.so was not checked: {trouble}", kind=kind)
         return _Library(relative_error(compiled(x.numpy()), expected.numpy()), kind=kind)
     try:
         there = elsewhere.run({path.name: path}, x.numpy(), 0)[path.name]

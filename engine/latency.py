@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from backends.base import Failed
+from backends.base import Failed, FailureKind
 from engine.finalists import ORIGINAL
 from engine.network import NetworkTimes
 from engine.strategies.seeding import uniform_presets
@@ -97,10 +97,9 @@ def measured_model(
         genomes[SMALL] = small
     variants = {name: problem.variant(genome) for name, genome in genomes.items()}
     times = measure(variants)
-    while _waits(times[ORIGINAL]) and is_patient():
-        logger.warning("the search waits for a device that runs the original network")
+    while _waits(whole := times[ORIGINAL]) and is_patient():
+        logger.warning("the search waits for a device to run the original network")
         times = measure(variants)
-    whole = times[ORIGINAL]
     if isinstance(whole, Failed):
         logger.warning(
             "the original network could not be measured end to end (%s: %s); latencies are sums "
@@ -125,7 +124,7 @@ def measured_model(
 
 def _waits(answer: NetworkTimes | Failed) -> bool:
     """Whether a network was not run for want of a device."""
-    return isinstance(answer, Failed) and not answer.kind.charged_to_candidate
+    return isinstance(answer, Failed) and answer.kind is FailureKind.QUEUE_TIMEOUT
 
 
 def _small(problem: Problem) -> Genome | None:

@@ -45,10 +45,9 @@ class CompiledNetwork:
     def _device(self) -> Any:
         return self._platform.device
 
-    @property
-    def is_runnable(self) -> bool:
-        """Whether this machine has a device of the kind that the network is compiled for."""
-        return bool(self._device.exist)
+    def trouble(self) -> str:
+        """Why it cannot be run on a device of this machine, as a sentence; "" where it can."""
+        return self._platform.trouble()
 
     @functools.cached_property
     def _vm(self) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.devices import CpuFeatures, cpu_features
-from backends.gpus import GpuFeatures, gpu_features
+from backends.gpus import GpuFeatures, gpu_features, gpu_trouble
 from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ class Platform(abc.ABC):
     @abc.abstractmethod
     def device(self) -> Any:
         """Where the network runs, as TVM knows it."""
+
+    @abc.abstractmethod
+    def trouble(self) -> str:
+        """Why no network can be run on this machine, as a sentence; "" where one can."""
 
     @property
     @abc.abstractmethod
@@ -79,6 +83,9 @@ class CpuPlatform(Platform):
 
         return tvm.cpu()
 
+    def trouble(self) -> str:
+        return ""
+
     @property
     def tir_pipeline(self) -> Any:
         from backends.lowering.pipeline import registered
@@ -124,6 +131,9 @@ class GpuPlatform(Platform):
 
         install_compiler(self._features.arch)
         return tvm.cuda()
+
+    def trouble(self) -> str:
+        return gpu_trouble(self._features.arch)
 
     @property
     def tir_pipeline(self) -> Any:

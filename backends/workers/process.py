@@ -182,7 +182,7 @@ class Worker:
         silent: Whether nothing more will come from `log`.
         index: Position of the job in its batch, None when idle.
         stage: The stage that the job is in.
-        waiting: Whether the job waits to be alone before it begins that stage.
+        waiting: Whether the job waits for its turn before it begins that stage.
         seconds: Time spent in each stage.
     """
 

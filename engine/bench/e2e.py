@@ -200,11 +200,8 @@ def _time(
     runs: dict[str, Callable[[], object]] = {}
     for key, variant in _variants(result).items():
         network, compiled = compile_variant(model, config, variant, target)
-        if not compiled.is_runnable:
-            raise BenchError(
-                f"there is no {target.target['kind']} device that TVM can use; run this on the "
-                f"machine that the experiment is for"
-            )
+        if trouble := compiled.trouble():
+            raise BenchError(trouble)
         _check(key, compiled(x.numpy()), network, x)
         runs[key] = compiled.runner(x.numpy())
     original = Original(model, x, dict(target.target), threads)

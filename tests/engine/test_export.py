@@ -137,13 +137,14 @@ def test_a_result_without_a_network_is_one_clear_error(tmp_path, content) -> Non
 
 
 def test_a_network_for_a_gpu_is_exported_where_there_is_none(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(CompiledNetwork, "is_runnable", False)
+    monkeypatch.setattr(CompiledNetwork, "trouble", lambda _: "there is no GPU")
     run = finished_run(tmp_path, backend={"name": "cuda", "arch": "sm_90"})
     result = export_run(run, tmp_path / "out")
-    assert result.notes == ("network.so was not checked: no cuda device here",)
+    assert result.notes == ("network.so was not checked: there is no GPU",)
     assert "network.so" not in result.deviations
     assert (result.folder / "network.so").stat().st_size > 0
     loader = (result.folder / "run_compiled.py").read_text()
     assert "relax.VirtualMachine(library, tvm.cuda())" in loader
-    assert "os.environ.setdefault('TVM_CUDA_COMPILE_MODE', 'nvcc')" in loader
+    assert 'os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc")' in loader
+    assert 'os.environ.setdefault("TVM_CUDA_NVCC_NO_FAST_MATH", "1")' in loader
     compile(loader, "run_compiled.py", "exec")

@@ -108,7 +108,7 @@ def test_a_device_is_waited_for_while_there_is_time(tmp_path, patience, asked, c
         model = measured_model(problem, lambda: next(left, None) is not None)
     assert (model == LatencyModel()) == (patience < 2)
     assert next(calls) == asked + 1
-    assert caplog.text.count("the search waits for a device") == asked - 1
+    assert caplog.text.count("the search waits for a device to run") == asked - 1
 
 
 @pytest.mark.usefixtures("cheap_metric")

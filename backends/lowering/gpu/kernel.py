@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,20 @@ def lower_checked(
     broken = broken_limit(nest, gpu)
     if broken is not None:
         raise LoweringError(broken)
-    mod = lower(nest, epilogue)
-    verify(mod, Target(gpu_target(gpu.arch)), gpu)
+    with _named(nest):
+        mod = lower(nest, epilogue)
+        verify(mod, Target(gpu_target(gpu.arch)), gpu)
     return mod
+
+
+@contextlib.contextmanager
+def _named(nest: LoopNest) -> Iterator[None]:
+    """Turn what TVM raises into a `LoweringError` that names the genes."""
+    try:
+        yield
+    except (*TVM_REFUSALS, tvm.error.InternalError) as error:
+        genes = "; ".join(str(g) for s in nest.statements for g in s.schedule_genes)
+        raise LoweringError(f"TVM cannot build [{genes}]: {first_line(error)}") from error
 
 
 def build_kernel(nest: LoopNest, gpu: GpuFeatures) -> CompiledKernel:
@@ -129,12 +142,9 @@ def generate(nest: LoopNest, gpu: GpuFeatures) -> tvm.runtime.Module:
     Raises:
         LoweringError: TVM refuses a gene, or the kernel breaks a limit of the GPU.
     """
-    try:
-        mod = lower_checked(nest, gpu)
+    mod = lower_checked(nest, gpu)
+    with _named(nest):
         return tirx.build(mod, target=Target(gpu_target(gpu.arch)), pipeline=PIPELINE)
-    except (*TVM_REFUSALS, tvm.error.InternalError) as error:
-        genes = "; ".join(str(g) for s in nest.statements for g in s.schedule_genes)
-        raise LoweringError(f"TVM cannot build [{genes}]: {first_line(error)}") from error
 
 
 def _source_of(module: tvm.runtime.Module) -> str:
