@@ -17,7 +17,7 @@ import numpy as np
 
 from backends.base import Backend, Failed, FailureKind, LibraryTarget, NetworkTarget
 from backends.registry import backend_type, create_backend
-from backends.timing.steady import CALM
+from backends.timing.steady import steady
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
 from engine.config import BackendConfig, ExperimentConfig, ModelConfig
@@ -41,8 +41,6 @@ SETTLE_S = 0.25
 until its threads have found their cores again."""
 GPU_SETTLE_S = 0.05
 """The same on a GPU, which has no threads that have to find a core, but clocks that fall."""
-MOST_ATTEMPTS = 5
-"""Each turn is timed so often, at most, to find the machine at its full speed."""
 WEIGHTS = "weights_mb"
 """The option of a backend that says how many weights a network reads."""
 
@@ -236,7 +234,7 @@ def interleaved(
 
 
 def _calm_s(run: Callable[[], object], count: int, slowdown: Callable[[], float] | None) -> float:
-    """Seconds of one of `count` calls, by the least disturbed of some attempts."""
+    """Seconds of one of `count` calls, by an undisturbed attempt or the fastest of some."""
 
     def timed() -> float:
         start = time.perf_counter()
@@ -244,15 +242,7 @@ def _calm_s(run: Callable[[], object], count: int, slowdown: Callable[[], float]
             run()
         return (time.perf_counter() - start) / count
 
-    if slowdown is None:
-        return timed()
-    attempts: list[tuple[float, float]] = []
-    before = slowdown()
-    while not attempts or (min(attempts)[0] > CALM and len(attempts) < MOST_ATTEMPTS):
-        seconds, after = timed(), slowdown()
-        attempts.append((max(before, after), seconds))
-        before = after
-    return min(attempts)[1]
+    return timed() if slowdown is None else steady(timed, slowdown, 1)[0]
 
 
 def quiet(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
