@@ -8,7 +8,8 @@ RAY := $(VENV)/.ray
 
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
 	bench-e2e bench-kernels bench-calibration bench-tuning \
-	bench-ablation bench-farm bench-ray bench-gpu-schedules tune-metaschedule arm-emulator arm-board test-arm test-ray
+	bench-ablation bench-farm bench-ray bench-gpu-schedules tune-metaschedule \
+	arm-emulator arm-board test-arm test-ray
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml

@@ -284,7 +284,7 @@ def network_job(
     """Worker side of `measure_networks`."""
     import torch
 
-    from backends.timing import undisturbed
+    from backends.network import platform_of
 
     torch.set_num_threads(1)
     config: ExperimentConfig = payload["config"]
@@ -303,7 +303,7 @@ def network_job(
         else:
             answers[name] = wrong(errors[name])
     enter("run")
-    with undisturbed(target.target) as slowdown:
+    with platform_of(target.target, target.features).undisturbed() as slowdown:
         settle_s = GPU_SETTLE_S if slowdown is None else SETTLE_S
         times = quiet(interleaved(runs, payload["rounds"], settle_s, slowdown))
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.devices import CpuFeatures, cpu_features
@@ -35,6 +36,13 @@ class Platform(abc.ABC):
     @abc.abstractmethod
     def trouble(self) -> str:
         """Why no network can be run on this machine, as a sentence; "" where one can."""
+
+    @abc.abstractmethod
+    def undisturbed(self) -> AbstractContextManager[Callable[[], float] | None]:
+        """Keep this thread out of the way of networks that are timed.
+
+        Gives `Probe.slowdown` where this machine's cores are what is timed, None elsewhere.
+        """
 
     @property
     @abc.abstractmethod
@@ -86,6 +94,13 @@ class CpuPlatform(Platform):
     def trouble(self) -> str:
         return ""
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[Callable[[], float]]:
+        from backends.timing import apart, helpers
+
+        with apart():
+            yield helpers(self.target).probe.slowdown
+
     @property
     def tir_pipeline(self) -> Any:
         from backends.lowering.pipeline import registered
@@ -116,7 +131,7 @@ class GpuPlatform(Platform):
         features: What schedules may use; what the architecture tells if it is not given.
     """
 
-    lanes = 0
+    lanes = GpuFeatures.lanes
     pass_options: ClassVar = {"relax.backend.use_cuda_graph": True}
 
     def __init__(self, target: Mapping[str, Any], features: GpuFeatures | None = None) -> None:
@@ -134,6 +149,9 @@ class GpuPlatform(Platform):
 
     def trouble(self) -> str:
         return gpu_trouble(self._features.arch)
+
+    def undisturbed(self) -> nullcontext[None]:
+        return nullcontext()
 
     @property
     def tir_pipeline(self) -> Any:

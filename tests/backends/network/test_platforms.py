@@ -113,6 +113,14 @@ def test_activations_stay_in_nchw() -> None:
     assert platform.lanes == gpu_features("sm_87").lanes == 0
 
 
+def test_the_cores_of_this_machine_are_watched_where_they_are_timed() -> None:
+    with platform_of(gpu_target("sm_87")).undisturbed() as slowdown:
+        assert slowdown is None
+    with platform_of(TARGET).undisturbed() as slowdown:
+        assert slowdown is not None
+        assert slowdown() >= 1.0
+
+
 @pytest.mark.cuda
 @NETWORKS
 def test_a_network_on_a_gpu_agrees_with_torch(arch, genes) -> None:
