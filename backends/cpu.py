@@ -9,10 +9,10 @@ from dataclasses import replace
 from pydantic import Field
 
 from backends.base import BackendError, Device, MeasureOptions, NetworkTarget
-from backends.cpu_schedules import CpuSchedules
 from backends.devices import CpuFeatures, cpu_features, cpu_target, describe_cpu, host, target_text
 from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.measuring import MeasuringBackend
+from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
@@ -59,7 +59,7 @@ class CpuOptions(BackendSettings):
         return replace(super().measure_options, weight_bytes=self.weights_mb << 20)
 
 
-class CpuBackend(CpuSchedules, MeasuringBackend):
+class CpuBackend(LoweredSchedules, MeasuringBackend):
     """Kernels on this machine's CPU.
 
     Args:

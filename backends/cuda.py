@@ -17,10 +17,9 @@ from backends.cuda_job import EXCLUSIVE, KERNEL_VERSION, STAGES
 from backends.devices import host, target_text
 from backends.gpus import GpuFeatures, gpu_features, gpu_target, gpu_trouble
 from backends.kernel_job import KernelJob
-from backends.lowering import gpu as lowering
 from backends.measuring import MeasuringBackend
+from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
-from backends.tuning.gpu_features import gpu_schedule_features
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -57,7 +56,7 @@ class CudaOptions(BackendSettings):
             raise ValueError(str(error)) from error
 
 
-class CudaBackend(MeasuringBackend):
+class CudaBackend(LoweredSchedules, MeasuringBackend):
     """Kernels on this machine's first NVIDIA GPU.
 
     It can be made, and schedules and compiles, where there is no GPU.
@@ -105,21 +104,6 @@ class CudaBackend(MeasuringBackend):
             "kernels": KERNEL_VERSION,
         }
         return Device(f"{facts['model']} ({self._options.arch})", facts)
-
-    def transformations(self) -> frozenset[str]:
-        return lowering.GPU_TRANSFORMATIONS
-
-    def default_schedule(self, nest: LoopNest) -> LoopNest:
-        return lowering.default_schedule(nest, self.features)
-
-    def schedule_candidates(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_candidates(nest, self.features)
-
-    def schedule_space(self, nest: LoopNest) -> tuple[LoopNest, ...]:
-        return lowering.schedule_space(nest, self.features)
-
-    def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
-        return gpu_schedule_features(nest, self.features)
 
     def network_target(self) -> NetworkTarget:
         return NetworkTarget(self._target, self.features, _ENVIRONMENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from backends.base import BackendError
@@ -100,8 +100,26 @@ def gpu_trouble(arch: str) -> str:
     return ""
 
 
-def gpu_target(arch: str) -> dict[str, Any]:
-    """A target for `tvm.target.Target`; the host code runs on this machine's CPU.
+def target_features(target: Mapping[str, Any]) -> GpuFeatures:
+    """The limits of a target of kind "cuda": those of its architecture, or its own.
+
+    Raises:
+        BackendError: The architecture is unknown.
+    """
+    known = gpu_features(str(target["arch"]))
+    return replace(
+        known,
+        max_threads=int(target.get("max_threads_per_block", known.max_threads)),
+        max_shared_bytes=int(target.get("max_shared_memory_per_block", known.max_shared_bytes)),
+    )
+
+
+def gpu_target(arch: str, host: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A target for `tvm.target.Target`.
+
+    Args:
+        arch: As nvcc calls it: "sm_90".
+        host: The target of the code that calls the kernels; this machine's CPU if not given.
 
     Raises:
         BackendError: The architecture is unknown.
@@ -112,5 +130,5 @@ def gpu_target(arch: str) -> dict[str, Any]:
         "arch": arch,
         "max_threads_per_block": limits.max_threads,
         "max_shared_memory_per_block": limits.max_shared_bytes,
-        "host": {"kind": "llvm"},
+        "host": dict(host or {"kind": "llvm"}),
     }

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field, model_validator
 
 from backends.base import Device, Failed, FailureKind, Measured, Outcome
-from backends.cpu_schedules import CpuSchedules
 from backends.devices import CpuFeatures
+from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
 from genomes.nest import LoopNest, Statement
 
@@ -43,7 +43,7 @@ class TableOptions(BackendSettings):
         return self
 
 
-class TableBackend(CpuSchedules):
+class TableBackend(LoweredSchedules):
     """Modelled latencies: arithmetic over peak, traffic over bandwidth, a hash for the rest."""
 
     name = "table"

@@ -67,12 +67,7 @@ _LOADER = '''"""Run the compiled network; needs {needs}.
 
 TVM warns "Scope Loaded" harmlessly{about}"""
 
-import os
-from pathlib import Path
-
-{settings}
-
-import numpy as np
+{start}import numpy as np
 import tvm
 from tvm import relax
 
@@ -82,24 +77,21 @@ image = np.zeros({shape!r}, dtype="float32")
 print(network(tvm.runtime.tensor(image, tvm.{device}())).numpy())
 '''
 
-_SETTING = 'os.environ.setdefault("{}", "{}")'
 _LOADING: Mapping[str, Mapping[str, str]] = {
     "llvm": {
         "device": "cpu",
         "needs": "apache-tvm and numpy only",
         "about": "; unbound, it leaves other thread pools their cores.",
-        "settings": _SETTING.format("TVM_BIND_THREADS", "0"),
+        "start": (
+            "import os\nfrom pathlib import Path\n\n"
+            'os.environ.setdefault("TVM_BIND_THREADS", "0")\n\n'
+        ),
     },
     "cuda": {
         "device": "cuda",
-        "needs": "apache-tvm, numpy, and nvcc on the PATH",
-        "about": "; nvcc compiles the kernels when they are loaded.",
-        "settings": "\n".join(
-            (
-                _SETTING.format("TVM_CUDA_COMPILE_MODE", "nvcc"),
-                _SETTING.format("TVM_CUDA_NVCC_NO_FAST_MATH", "1"),
-            )
-        ),
+        "needs": "apache-tvm, numpy and libcudart.so.13",
+        "about": ".",
+        "start": "from pathlib import Path\n\n",
     },
 }
 """What the loader says and does, by the kind of the target."""

@@ -12,6 +12,7 @@ from backends.base import BackendError
 from backends.boards.requirements import LEAST_PYTHON, requirements
 from backends.boards.targets import board_target
 from backends.rpc import serve
+from backends.workers import gpu_runtime
 
 TRACKER_PORT = 9190
 SERVICE = "loopgene-board.service"
@@ -38,6 +39,11 @@ experiment measures on it with
 ```yaml
 backend: {{name: rpc, tracker: "{tracker}", key: {key}, target: {target}}}
 ```
+"""
+_GPU_README = """
+Kernels run on the board's GPU. It needs NVIDIA's driver for CUDA 13 or newer, and libcudart.so.13
+where programs find it: if it is elsewhere, set LD_LIBRARY_PATH to its folder for `serve.py`. No
+nvcc is needed there.
 """
 _SERVICE_README = """
 To lend the board whenever it runs, without anybody logged in:
@@ -86,7 +92,7 @@ def write_kit(folder: Path, kit: Kit) -> list[Path]:
     Raises:
         BackendError: The target is unknown, the key is no word, or the folder cannot be written.
     """
-    board_target(kit.target, 1)
+    on_gpu = board_target(kit.target, 1)["kind"] == "cuda"
     if not re.fullmatch(_KEY, kit.key):
         raise BackendError(f"The key {kit.key!r} must be a word without ':' or spaces.")
     command = f"serve.py --tracker {kit.tracker} --key {kit.key} --runtime-only"
@@ -99,7 +105,8 @@ def write_kit(folder: Path, kit: Kit) -> list[Path]:
         "target": kit.target,
         "tracker": kit.tracker,
     }
-    readme = _README + _SERVICE_README if kit.service else _README
+    readme = _README + (_GPU_README if on_gpu else "") + (_SERVICE_README if kit.service else "")
+    scripts = [serve, gpu_runtime] if on_gpu else [serve]
     texts = {
         "README.md": readme.format(**fields),
         "requirements.txt": "\n".join(requirements()) + "\n",
@@ -110,11 +117,13 @@ def write_kit(folder: Path, kit: Kit) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / name).write_text(text)
-        shutil.copyfile(str(serve.__file__), folder / "serve.py")
+        copies = [
+            shutil.copyfile(str(s.__file__), folder / Path(str(s.__file__)).name) for s in scripts
+        ]
     except OSError as error:
         reason = error.strerror or str(error)
         raise BackendError(f"The board kit cannot be written to {folder}: {reason}") from error
-    return sorted([folder / name for name in (*texts, "serve.py")])
+    return sorted([*(folder / name for name in texts), *copies])
 
 
 def own_address() -> str:

@@ -29,7 +29,9 @@ class Linker:
     def __call__(
         self, output: str, objects: Sequence[str], options: Sequence[str] | None = None, **_: Any
     ) -> None:
-        command = [self.command, "-shared", "-o", output, *objects, *(options or ())]
+        # Objects that are mere data do not say that their stack holds no code.
+        command = [self.command, "-shared", "-z", "noexecstack", "-o", output, *objects]
+        command += options or ()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]

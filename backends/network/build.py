@@ -96,8 +96,12 @@ class CompiledNetwork:
         Args:
             path: The file.
             link: Links for another machine, as `backends.boards.link_shared` makes it.
+
+        Raises:
+            BackendError: The linker is missing or fails.
+            LoweringError: nvcc does not compile the kernels of a GPU.
         """
-        self.executable.export_library(str(path), fcompile=link)
+        self.executable.export_library(str(path), **self._platform.export_options(link))
 
 
 def compile_network(

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.devices import CpuFeatures, cpu_features
-from backends.gpus import GpuFeatures, gpu_features, gpu_trouble
+from backends.gpus import GpuFeatures, gpu_trouble, target_features
 from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
@@ -64,6 +64,14 @@ class Platform(abc.ABC):
     @abc.abstractmethod
     def schedule_rest(self, mod: Any) -> Any:
         """`mod` with a schedule for every PrimFunc that has none."""
+
+    @abc.abstractmethod
+    def export_options(self, link: Callable[..., None] | None) -> dict[str, Any]:
+        """Options of TVM's `export_library`.
+
+        Args:
+            link: Its `fcompile`; None for a library of this machine.
+        """
 
 
 class CpuPlatform(Platform):
@@ -122,12 +130,16 @@ class CpuPlatform(Platform):
 
         return schedule_rest(mod, self.lanes)
 
+    def export_options(self, link: Callable[..., None] | None) -> dict[str, Any]:
+        return {"fcompile": link}
+
 
 class GpuPlatform(Platform):
-    """An NVIDIA GPU; kernels become machine code by nvcc when the network is first run.
+    """An NVIDIA GPU; kernels become machine code by nvcc when the network is first run or is
+    exported.
 
     Args:
-        target: A target from `gpu_target`.
+        target: A target from `gpu_target`, or from `board_target`.
         features: What schedules may use; what the architecture tells if it is not given.
     """
 
@@ -136,7 +148,7 @@ class GpuPlatform(Platform):
 
     def __init__(self, target: Mapping[str, Any], features: GpuFeatures | None = None) -> None:
         self.target = dict(target)
-        self._features = features or gpu_features(self.target["arch"])
+        self._features = features or target_features(self.target)
 
     @property
     def device(self) -> Any:
@@ -155,8 +167,10 @@ class GpuPlatform(Platform):
 
     @property
     def tir_pipeline(self) -> Any:
-        from backends.lowering.gpu.kernel import PIPELINE
+        from backends.lowering.gpu.kernel import PIPELINE, install_compiler
 
+        # Where TVM has its runtime for CUDA, it has the source compiled as soon as it is made.
+        install_compiler(self._features.arch)
         return PIPELINE
 
     def default_schedule(self, nest: LoopNest) -> LoopNest:
@@ -174,6 +188,14 @@ class GpuPlatform(Platform):
 
         rules = (dlight.gpu.GEMV, dlight.gpu.Reduction, dlight.gpu.GeneralReduction)
         return dlight.ApplyDefaultSchedule(*(rule() for rule in rules), dlight.gpu.Fallback())(mod)
+
+    def export_options(self, link: Callable[..., None] | None) -> dict[str, Any]:
+        from backends.boards import link_shared
+        from backends.lowering.gpu.libraries import pack_imports
+
+        linker = link_shared(self.target)
+        packing = pack_imports(linker.command, self._features.arch)
+        return {"fcompile": link or linker, "fpack_imports": packing}
 
 
 def platform_of(

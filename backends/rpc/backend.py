@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,14 +16,16 @@ from pydantic import Field, field_validator
 from backends.base import BackendError, Device, LibraryTarget, Outcome
 from backends.boards import board_target, link_shared
 from backends.builder import Builder, BuildJob, Workshop, toolchain
-from backends.cpu_schedules import CpuSchedules
+from backends.cuda_job import KERNEL_VERSION as GPU_KERNEL_VERSION
 from backends.devices import CpuFeatures, cpu_features, target_text
+from backends.gpus import GpuFeatures, target_features
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
 from backends.rpc.dispatch import Dispatcher
 from backends.rpc.libraries import LibraryRunner
 from backends.rpc.session import BUILD, GRANTED, REFERENCE, STAGES, RpcJob
 from backends.rpc.tracker import Waiting, parse_address
+from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
 from backends.workers import WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
@@ -46,7 +49,8 @@ class RpcOptions(BackendSettings):
         key: The key under which the boards' servers register; boards of one key are alike.
         target: What kernels are compiled for: the name of a preset, a TVM target tag, or a
             mapping with `mtriple`, `mcpu`, `mattr` and `num-cores`.
-        threads: Threads that a kernel runs on; the board's cores when not given.
+        threads: Threads that a kernel runs on; the board's cores when not given.  A GPU has its
+            own.
         builders: Kernels that are built side by side on this machine, as long as nobody else
             builds them.
         connect_timeout_s: Deadline of reaching a granted board, and of the reference kernel that
@@ -75,14 +79,15 @@ class RpcOptions(BackendSettings):
         return value
 
 
-class RpcBackend(CpuSchedules):
-    """Kernels on the boards that a tracker knows under one key, on all of them at once.
+class RpcBackend(LoweredSchedules):
+    """Kernels on the boards that a tracker knows under one key, on all of them at once; on their
+    CPUs, or on their GPUs where the target is one.
 
     Args:
         options: Tracker, key and target have no defaults.
 
     Raises:
-        BackendError: The target is unknown or no CPU, or its linker is missing.
+        BackendError: The target is unknown, or its linker, or nvcc for a GPU, is missing.
     """
 
     name = "rpc"
@@ -96,13 +101,12 @@ class RpcBackend(CpuSchedules):
         self._options = options
         self.measure_options = options.measure_options
         self._target = board_target(options.target, options.threads)
-        if self._target["kind"] != "llvm":
-            raise BackendError(
-                f"The target {options.target!r} is a GPU; the backend 'rpc' runs kernels on the"
-                " CPUs of boards."
-            )
         link_shared(self._target)  # says at once when the linker is missing
-        self._threads = int(self._target["num-cores"])
+        self._threads = None
+        if self._target["kind"] == "cuda":
+            self._check_compiler()
+        else:
+            self._threads = int(self._target["num-cores"])
         self._reference = self.default_schedule(REFERENCE)
         self._book = DeviceBook()
         self._dispatcher = Dispatcher(
@@ -120,8 +124,10 @@ class RpcBackend(CpuSchedules):
         return target_text(self._target)
 
     @functools.cached_property
-    def features(self) -> CpuFeatures:
+    def features(self) -> CpuFeatures | GpuFeatures:
         """What schedules may use."""
+        if self._threads is None:
+            return target_features(self._target)
         return cpu_features(self._target, self._threads)
 
     def describe(self) -> Device:
@@ -138,14 +144,17 @@ class RpcBackend(CpuSchedules):
             "key": self._options.key,
             "board": dict(board),
             "threads": self._threads,
-            "kernels": KERNEL_VERSION,
+            "kernels": KERNEL_VERSION if self._threads else GPU_KERNEL_VERSION,
             "sessions": SESSION_VERSION,
             "tvm": str(tvm.__version__),
         }
         model = str(board.get("model", "board"))
         emulated = ", emulated" if board.get("emulated") else ""
-        threads = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
-        return Device(f"{model} ({self._options.key}{emulated}), {threads}", facts)
+        if self._threads is None:
+            runs_on = f"{board['gpu']}, {self._target['arch']}"
+        else:
+            runs_on = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
+        return Device(f"{model} ({self._options.key}{emulated}), {runs_on}", facts)
 
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         if nests:
@@ -160,7 +169,8 @@ class RpcBackend(CpuSchedules):
     def library_target(self) -> LibraryTarget | None:
         options = self._options
         address = parse_address(options.tracker)
-        run = LibraryRunner(address, options.key, options.start_timeout_s, self._threads)
+        queue_s = options.start_timeout_s
+        run = LibraryRunner(address, options.key, queue_s, self._target, self._threads)
         return LibraryTarget(self._target, self.features, link_shared(self._target), run)
 
     def workshop(self) -> Workshop:
@@ -194,6 +204,19 @@ class RpcBackend(CpuSchedules):
         facts = self._dispatcher.facts
         assert facts is not None
         return facts
+
+    def _check_compiler(self) -> None:
+        """Say at once why kernels for the GPU cannot be compiled here."""
+        whose = f"The target {self._options.target!r} is a GPU"
+        try:
+            arch = target_features(self._target).arch
+        except BackendError as error:
+            raise BackendError(f"{whose} that nvcc does not compile for: {error}") from None
+        if shutil.which("nvcc") is None:
+            raise BackendError(
+                f"{whose}, and there is no nvcc on the PATH to compile for {arch}; install the"
+                " CUDA toolkit, or add its bin folder to PATH."
+            )
 
     def _meet(self) -> None:
         options, until = self._options, time.monotonic() + self._options.start_timeout_s

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import Failed, FailureKind
 from backends.boards import link_shared
 from backends.builder import BuildJob
+from backends.gpus import target_features
 from backends.workers import gpu_runtime
 from genomes.nest import LoopNest
 
@@ -34,25 +35,37 @@ class Library:
 def built(nest: LoopNest, target: Mapping[str, Any]) -> bytes:
     """The library of a scheduled nest.
 
-    Raises:
-        LoweringError: TVM refuses the schedule.
-        BackendError: The linker is missing or fails.
-    """
-    from backends.lowering import build_kernel
+    Args:
+        nest: The nest.
+        target: From `board_target`.
 
-    kernel = build_kernel(nest, dict(target))
+    Raises:
+        LoweringError: TVM or nvcc refuses the schedule.
+        BackendError: The linker is missing or fails, or the GPU's architecture is unknown.
+    """
+    link = link_shared(target)
+    packing = {}
+    if target["kind"] == "cuda":
+        from backends.lowering.gpu import build_kernel as build_gpu_kernel
+        from backends.lowering.gpu.libraries import pack_imports
+
+        features = target_features(target)
+        kernel = build_gpu_kernel(nest, features, target["host"])
+        packing["fpack_imports"] = pack_imports(link.command, features.arch)
+    else:
+        from backends.lowering import build_kernel
+
+        kernel = build_kernel(nest, dict(target))
     with tempfile.TemporaryDirectory(prefix="loopgene-rpc-") as folder:
         path = Path(folder) / "kernel.so"
-        kernel.module.export_library(str(path), fcompile=link_shared(target))
+        kernel.module.export_library(str(path), fcompile=link, **packing)
         return path.read_bytes()
 
 
 @gpu_runtime.left_out()
 def initialise(trial: BuildJob) -> None:
     """Import what `run` needs, once for all workers."""
-    from backends.lowering import build_kernel
-
-    build_kernel(trial.nest, dict(trial.target))
+    built(trial.nest, trial.target)
 
 
 def run(job: BuildJob, stage: Stage) -> bytes | Failed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.base import BackendError, LibraryRun, NoDeviceError
+from backends.rpc.gpus import device_of
 from backends.rpc.tracker import Grant, Waiting
 from backends.workers import Finished, Stage, WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD, failure_of
@@ -38,6 +39,7 @@ class LibraryJob:
         libraries: Their content, by name.
         x: (N, C, H, W), the networks' input.
         rounds: Timings of each.
+        target: What they are compiled for, from `board_target`.
         threads: Threads that they run on; all that the board has if None.
     """
 
@@ -45,6 +47,7 @@ class LibraryJob:
     libraries: Mapping[str, bytes] = field(default_factory=dict)
     x: NDArray[np.float32] | None = None
     rounds: int = 0
+    target: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
     @property
@@ -61,12 +64,14 @@ class LibraryRunner:
         address: The tracker's.
         key: The boards'.
         queue_timeout_s: A board has to be free within so long.
+        target: What networks are compiled for, from `board_target`.
         threads: Threads that networks run on; all that the board has if None.
     """
 
     address: tuple[str, int]
     key: str
     queue_timeout_s: float
+    target: Mapping[str, Any]
     threads: int | None = None
 
     def __call__(
@@ -92,7 +97,7 @@ class LibraryRunner:
             # A board waits a few seconds only for whom it was granted to.
             pool.run(LibraryJob(None))
             grant = self._granted(queue)
-            result = pool.run(LibraryJob(grant, binaries, x, rounds, self.threads))
+            result = pool.run(LibraryJob(grant, binaries, x, rounds, self.target, self.threads))
         if not isinstance(result, Finished):
             message, names = failure_of(result).message, ", ".join(libraries)
             verb = "does" if len(libraries) == 1 else "do"
@@ -134,7 +139,7 @@ def _runs(job: LibraryJob, session: Any) -> dict[str, LibraryRun]:
     import tvm
     from tvm import relax
 
-    device = session.cpu(0)
+    device = device_of(session, job.target)
     if job.threads is not None:
         session.get_function("runtime.config_threadpool")(1, job.threads)
     x = tvm.runtime.tensor(job.x, device)

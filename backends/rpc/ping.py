@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backends.base import BackendError, MeasureOptions
-from backends.boards import board_target, link_shared
+from backends.boards import board_target
 from backends.kernel_job import difference, operands_of
+from backends.rpc.gpus import device_of
+from backends.rpc.kernels import built
+from backends.rpc.messages import last_line
 from backends.rpc.serve import FACTS
 from backends.rpc.tracker import Grant
 from backends.workers import Stage, WorkerSpec, gpu_runtime
@@ -143,15 +144,14 @@ def _computed(session: Any, pong: Pong, spec: str | Mapping[str, Any] | None) ->
         return replace(pong, trouble="it does not run serve.py: give --target to try a kernel")
     try:
         target = board_target(spec or _generic(str(pong.facts["machine"])), 1)
-        kernel, binary = _library(target)
+        library = built(KERNEL, target)
         began = time.perf_counter()
-        wrong = _difference(session, kernel, binary)
+        wrong = _difference(session, device_of(session, target), library)
         seconds = time.perf_counter() - began
     except BackendError as error:
         return replace(pong, trouble=str(error))
     except Exception as error:  # noqa: BLE001 - TVM raises what the board has raised
-        last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-        return replace(pong, trouble=f"the kernel does not run there: {last}")
+        return replace(pong, trouble=f"the kernel does not run there: {last_line(error)}")
     if wrong is not None:
         return replace(pong, trouble=f"it computes something wrong: {wrong}")
     return replace(pong, kernel_s=seconds)
@@ -161,22 +161,14 @@ def _generic(machine: str) -> dict[str, Any]:
     return {"mtriple": f"{machine}-linux-gnu", "num-cores": 1}
 
 
-def _library(target: dict[str, Any]) -> tuple[Any, bytes]:
-    from backends.lowering import build_kernel
-
-    kernel = build_kernel(KERNEL, target)
-    with tempfile.TemporaryDirectory(prefix="loopgene-ping-") as folder:
-        path = Path(folder) / "ping.so"
-        kernel.module.export_library(str(path), fcompile=link_shared(target))
-        return kernel, path.read_bytes()
-
-
-def _difference(session: Any, kernel: Any, binary: bytes) -> str | None:
+def _difference(session: Any, device: Any, library: bytes) -> str | None:
     import tvm
 
+    from backends.lowering import kernel_arguments
+
     operands = operands_of(KERNEL)
-    session.upload(bytearray(binary), "ping.so")
-    arrays = kernel.arguments(operands.x, operands.weights, operands.bias)
-    arguments = [tvm.runtime.tensor(np.asarray(a), session.cpu(0)) for a in arrays]
+    session.upload(bytearray(library), "ping.so")
+    arrays = kernel_arguments(KERNEL, operands.x, operands.weights, operands.bias)
+    arguments = [tvm.runtime.tensor(np.asarray(a), device) for a in arrays]
     session.load_module("ping.so")["main"](*arguments)
     return difference(arguments[-1].numpy(), operands.expected, MeasureOptions())

@@ -2,7 +2,8 @@
 
     python serve.py --tracker HOST:PORT --key KEY [--host ADDR] [--port P] [--runtime-only]
 
-Needs Python and TVM, nothing else of LoopGene: copy this one file to a board and start it there.
+Needs Python and TVM, nothing else of LoopGene: copy this file to a board and start it there; where
+kernels are to run on its GPU, copy `backends/workers/gpu_runtime.py` beside it.
 The server runs as a process group of its own below this process, which starts it again, with
 growing pauses, when it ends, and ends the whole group on SIGTERM or Ctrl-C.  A kernel that
 crashes ends its session only.  Every event is one line on standard output.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -31,6 +33,9 @@ from typing import Any, NoReturn
 
 FACTS = "loopgene.board"
 """Name of the remote function that tells what this machine is, as JSON."""
+
+USE_GPU = "loopgene.use_gpu"
+"""Name of the remote function without which a session runs nothing on the GPU."""
 
 PORTS = range(9090, 9190)
 """The first free one is taken when no port is given."""
@@ -179,18 +184,22 @@ def serve(options: argparse.Namespace) -> int:
     # The supervisor's mask is inherited; sessions are ended by SIGTERM.
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A session begins as a copy of this process, which the driver of a GPU does not survive.
+    gpu_runtime = _gpu_runtime()
     try:
-        import tvm
-        from tvm.rpc import base, server
+        with gpu_runtime.left_out() if gpu_runtime else contextlib.nullcontext():
+            import tvm
+            from tvm.rpc import base, server
     except ImportError as error:
         say(f"TVM cannot be imported: {error}; install the wheels of the board kit")
         return NO_TVM
-    # A session begins as a copy of this process, with all that is loaded.
     multiprocessing.set_start_method("fork", force=True)
     socket.setdefaulttimeout(SILENCE_S)
     base.connect_with_retry = _connect_for_ever
     server._serving = _guarded(server._serving)
     _tell_facts(tvm, options)
+    if gpu_runtime is not None:
+        tvm.register_global_func(USE_GPU, gpu_runtime.load, override=True)
     ports = PORTS if options.port is None else range(options.port, options.port + 1)
     try:
         state = server.PopenRPCServerState(
@@ -231,6 +240,20 @@ def _connect_for_ever(tracker: tuple[str, int]) -> socket.socket:
         else:
             say(f"connected to the tracker {tracker[0]}:{tracker[1]}")
             return connection
+
+
+def _gpu_runtime() -> Any:
+    """The module of that name, beside this file or where LoopGene has it; None without it."""
+    folder = Path(__file__).resolve().parent
+    for path in (folder / "gpu_runtime.py", folder.parent / "workers" / "gpu_runtime.py"):
+        if path.exists():
+            spec = importlib.util.spec_from_file_location("gpu_runtime", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    return None
 
 
 def _guarded(serving: Any) -> Any:

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
+from backends.base import BackendError, Failed, FailureKind, Measured, MeasureOptions, Outcome
 from backends.kernel_job import difference, operands_of
+from backends.rpc.gpus import device_of, gpu_facts
 from backends.rpc.kernels import Library, built
+from backends.rpc.messages import last_line
 from backends.rpc.serve import FACTS
 from backends.rpc.tracker import Grant
 from backends.workers import Stage, gpu_runtime
@@ -172,7 +174,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - TVM raises what the board has raised
             if self._alive():
                 return self._remote_error(error)
-            return self._ended(Ending.BROKEN, f"the connection was lost: {_last_line(error)}")
+            return self._ended(Ending.BROKEN, f"the connection was lost: {last_line(error)}")
         finally:
             self._close()
 
@@ -181,7 +183,7 @@ class Session:
 
     def _remote_error(self, error: Exception) -> Answer:
         """The board has refused something and is still there: is it the board or the kernel?"""
-        message = f"the device says: {_last_line(error)}"
+        message = f"the device says: {last_line(error)}"
         if self._running:
             return Answer(Failed(FailureKind.CRASHED, message), facts=self._facts)
         try:
@@ -203,7 +205,10 @@ class Session:
         self._remote = rpc.connect(
             grant.host, grant.port, grant.matchkey, session_timeout=self._limit_s
         )
-        self._device = self._remote.cpu(0)
+        try:
+            self._device = device_of(self._remote, self.job.target)
+        except BackendError as error:
+            raise _UnfitError(str(error)) from None
         if self._ticket.prove:
             self._facts = self._told_facts()
             self._compare_facts()
@@ -278,12 +283,13 @@ class Session:
         return tuple(float(seconds) for seconds in evaluator(*arguments).results)
 
     def _told_facts(self) -> dict[str, Any]:
-        """What `serve.py` tells; little of a server that is not ours."""
+        """What `serve.py` and the GPU tell; little of a server that is not ours."""
+        facts = gpu_facts(self._device) if self.job.target["kind"] == "cuda" else {}
         try:
             tell = self._remote.get_function(FACTS)
         except AttributeError:
-            return {}
-        facts: dict[str, Any] = json.loads(str(tell()))
+            return facts
+        facts |= json.loads(str(tell()))
         return {k: v for k, v in facts.items() if k not in _NOT_COMPARED}
 
     def _compare_facts(self) -> None:
@@ -315,9 +321,3 @@ class Session:
         except Exception:  # noqa: BLE001 - whatever it is, there is no answer
             return False
         return True
-
-
-def _last_line(error: Exception, limit: int = 400) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[-1] if lines else type(error).__name__
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."

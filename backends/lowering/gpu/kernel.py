@@ -7,7 +7,7 @@ import functools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +74,23 @@ def _named(nest: LoopNest) -> Iterator[None]:
         raise LoweringError(f"TVM cannot build [{genes}]: {first_line(error)}") from error
 
 
-def build_kernel(nest: LoopNest, gpu: GpuFeatures) -> CompiledKernel:
+def build_kernel(
+    nest: LoopNest, gpu: GpuFeatures, host: Mapping[str, Any] | None = None
+) -> CompiledKernel:
     """Lower, check and compile a nest for a GPU; nothing of it needs the GPU.
 
     Args:
         nest: A nest; statements without a schedule run as the fresh loops, one thread for each
             row of an output channel.
         gpu: Architecture and limits.
+        host: As for `gpu_target`.
 
     Raises:
         LoweringError: TVM refuses a gene, the kernel breaks a limit of the GPU, or nvcc does not
             compile it.
     """
-    module = generate(nest, gpu)
-    _machine_code(_source_of(module), gpu.arch)
+    module = generate(nest, gpu, host)
+    machine_code(_source_of(module), gpu.arch)
     return CompiledKernel(module, nest.shape, kernel_packings(nest))
 
 
@@ -127,24 +130,29 @@ def install_compiler(arch: str) -> None:
     """Let TVM's runtime take the machine code of kernels from here, when it loads them."""
     # TVM would call NVRTC, of a package that it does not depend on, while the kernel is timed.
     tvm_ffi.register_global_func(
-        _CALLBACK, lambda source: bytearray(_machine_code(source, arch)), override=True
+        _CALLBACK, lambda source: bytearray(machine_code(source, arch)), override=True
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _machine_code(source: str, arch: str) -> bytes:
+def machine_code(source: str, arch: str) -> bytes:
+    """`compile_source`, which is not asked again for what it has compiled a moment ago."""
     return compile_source(source, arch)
 
 
-def generate(nest: LoopNest, gpu: GpuFeatures) -> tvm.runtime.Module:
+def generate(
+    nest: LoopNest, gpu: GpuFeatures, host: Mapping[str, Any] | None = None
+) -> tvm.runtime.Module:
     """A nest as host code and CUDA source, checked against the limits of a GPU.
 
     Raises:
         LoweringError: TVM refuses a gene, or the kernel breaks a limit of the GPU.
     """
     mod = lower_checked(nest, gpu)
+    # Where TVM has its runtime for CUDA, it has the source compiled at once.
+    install_compiler(gpu.arch)
     with _named(nest):
-        return tirx.build(mod, target=Target(gpu_target(gpu.arch)), pipeline=PIPELINE)
+        return tirx.build(mod, target=Target(gpu_target(gpu.arch, host)), pipeline=PIPELINE)
 
 
 def _source_of(module: tvm.runtime.Module) -> str:

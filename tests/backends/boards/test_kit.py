@@ -26,6 +26,15 @@ def test_a_kit_is_the_server_the_versions_and_two_commands(tmp_path):
     assert (folder / "serve.py").read_bytes() == Path(serve.__file__).read_bytes()
 
 
+def test_a_kit_for_a_gpu_has_what_keeps_the_driver_out_of_the_server(tmp_path):
+    files = write_kit(tmp_path / "kit", Kit("jetson-orin-nano/cuda", "10.0.0.7:9190", "orin"))
+    names = [f.name for f in files]
+    assert names == ["README.md", "gpu_runtime.py", "requirements.txt", "serve.py"]
+    readme = (tmp_path / "kit" / "README.md").read_text()
+    assert "libcudart.so.13" in readme
+    assert "target: jetson-orin-nano/cuda}" in readme
+
+
 def test_the_versions_are_exact_and_those_of_this_machine(tmp_path):
     write_kit(tmp_path, KIT)
     lines = (tmp_path / "requirements.txt").read_text().splitlines()

@@ -1,0 +1,106 @@
+"""The GPU of a board behind a tracker: this machine's, or none."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from backends.base import BackendError
+from backends.conformance import BackendConformance
+from backends.network import compile_network
+from backends.rpc.backend import RpcBackend
+from backends.rpc.inventory import keys, look
+from backends.rpc.loopback import HOST
+from tests.backends.network.networks import SHAPE, Block
+from tests.backends.rpc.samples import options, until
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+
+
+def gpu_here() -> bool:
+    import tvm
+
+    return bool(tvm.cuda(0).exist)
+
+
+needs_no_gpu = pytest.mark.skipif(
+    "gpu_here()", reason="says what happens without a GPU, and there is one"
+)
+
+
+def target(arch: str = "sm_90"):
+    return {"kind": "cuda", "arch": arch, "host": {"num-cores": 2}}
+
+
+def arch_here() -> str:
+    import tvm
+
+    return f"sm_{tvm.cuda(0).compute_version.replace('.', '')}"
+
+
+@needs_nvcc
+@needs_no_gpu
+def test_a_look_at_a_board_without_a_gpu_says_so(farm) -> None:
+    assert until(lambda: farm.free() == 2, timeout_s=20.0)
+    found = look((HOST, farm.port), keys((HOST, farm.port)), target())
+    troubles = [board.trouble for board in found[farm.key]]
+    assert len(troubles) == 2
+    assert all(trouble.startswith("it has no GPU that TVM can use") for trouble in troubles)
+
+
+@needs_nvcc
+@needs_no_gpu
+def test_a_board_without_a_gpu_is_refused_in_one_line(farm) -> None:
+    with (
+        RpcBackend(options(farm, target=target(), start_timeout_s=6.0)) as backend,
+        pytest.raises(BackendError, match=r"it has no GPU that TVM can use.*libcudart") as caught,
+    ):
+        backend.describe()
+    assert "\n" not in str(caught.value)
+
+
+def test_without_nvcc_it_says_so_at_once(farm, monkeypatch) -> None:
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else found(name))
+    with pytest.raises(BackendError, match="no nvcc on the PATH to compile for sm_90"):
+        RpcBackend(options(farm, target=target()))
+
+
+@pytest.mark.cuda
+class TestGpuOfABoard(BackendConformance):
+    @pytest.fixture(autouse=True, scope="class")
+    def _devices(self, request, farm):
+        request.cls.farm = farm
+
+    def make(self):
+        return RpcBackend(options(self.farm, target=target(arch_here()), threads=None))
+
+
+@pytest.mark.cuda
+def test_a_network_computes_on_the_gpu_of_a_board_what_pytorch_computes(farm, tmp_path) -> None:
+    model = Block().eval()
+    library = tmp_path / "network.so"
+    with RpcBackend(options(farm, target=target(arch_here()), threads=None)) as backend:
+        there = backend.library_target()
+        assert arch_here() in backend.describe().name
+    compile_network(model, SHAPE, dict(there.target)).export_library(library, there.link)
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(x).numpy()
+    (found,) = there.run({"net": library}, x.numpy(), 3).values()
+    np.testing.assert_allclose(found.output, expected, rtol=1e-3, atol=1e-4)
+    assert all(0 < seconds < 1 for seconds in found.times_s)
+
+
+@pytest.mark.cuda
+def test_another_gpu_than_the_target_says_is_named(farm) -> None:
+    other = "sm_80" if arch_here() != "sm_80" else "sm_90"
+    changed = options(farm, target=target(other), threads=None, start_timeout_s=6.0)
+    with (
+        RpcBackend(changed) as backend,
+        pytest.raises(BackendError, match=f"is {arch_here()}, and the target is for {other}"),
+    ):
+        backend.describe()
