@@ -55,7 +55,7 @@ def test_a_look_at_a_board_without_a_gpu_says_so(farm) -> None:
 @needs_no_gpu
 def test_a_board_without_a_gpu_is_refused_in_one_line(farm) -> None:
     with (
-        RpcBackend(options(farm, target=target(), start_timeout_s=6.0)) as backend,
+        RpcBackend(options(farm, target=target(), start_timeout_s=15.0)) as backend,
         pytest.raises(BackendError, match=r"it has no GPU that TVM can use.*libcudart") as caught,
     ):
         backend.describe()
@@ -97,8 +97,9 @@ def test_a_network_computes_on_the_gpu_of_a_board_what_pytorch_computes(farm, tm
 
 @pytest.mark.cuda
 def test_another_gpu_than_the_target_says_is_named(farm) -> None:
+    assert until(lambda: farm.free() == 2, timeout_s=20.0)
     other = "sm_80" if arch_here() != "sm_80" else "sm_90"
-    changed = options(farm, target=target(other), threads=None, start_timeout_s=6.0)
+    changed = options(farm, target=target(other), threads=None, start_timeout_s=30.0)
     with (
         RpcBackend(changed) as backend,
         pytest.raises(BackendError, match=f"is {arch_here()}, and the target is for {other}"),
