@@ -102,7 +102,7 @@ class RpcBackend(LoweredSchedules):
         self.measure_options = options.measure_options
         self._target = board_target(options.target, options.threads)
         link_shared(self._target)  # says at once when the linker is missing
-        self._threads = None
+        self._threads = None  # a GPU has its own
         if self._target["kind"] == "cuda":
             self._check_compiler()
         else:
