@@ -47,6 +47,24 @@ def test_a_machine_without_rest_gives_the_fastest_timings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("slow", "times", "kept"),
+    [
+        (1.08, [2.02, 2.0, 2.03, 2.1, 2.01, 2.01], (2.0, 2.01, 2.01)),
+        # Nothing is believed of a machine that is slower,
+        (1.2, [2.0] * 11 + [1.9], (1.9, 2.0, 2.0)),
+        # or of timings that are not alike.
+        (1.08, list(range(10, 22)), (10, 11, 12)),
+    ],
+)
+def test_a_machine_that_stays_a_little_slow_is_believed_when_timings_are_alike(
+    slow, times, kept
+) -> None:
+    taken = iter(times)
+    assert steady(given_in_turn(taken), repeated(slow), 3) == kept
+    assert next(taken, None) is None
+
+
+@pytest.mark.parametrize(
     ("hopeless_s", "kept"), [(None, (5.0, 5.0, 5.0)), (4.0, (5.0,)), (6.0, (5.0, 5.0, 5.0))]
 )
 def test_one_timing_of_a_hopeless_kernel_is_kept(hopeless_s, kept) -> None:
