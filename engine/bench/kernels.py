@@ -145,7 +145,7 @@ def _runs(
     module = SiteConv2d(workload.nest, weights).eval()
     builders: dict[str, Callable[[], peers.Peer]] = {
         OURS: lambda: own_kernel(nest, target, operands),
-        ONNXRUNTIME: lambda: peers.onnxruntime(module, x, options.threads),
+        ONNXRUNTIME: lambda: peers.onnxruntime(module, x, options.threads, traced=True),
         EAGER: lambda: peers.eager(module, x),
         CHANNELS_LAST: lambda: peers.channels_last(module, x),
     }

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -80,18 +81,28 @@ def inductor(module: nn.Module, x: Tensor) -> Peer:
     return lambda: compiled(x), result.numpy()
 
 
-def onnxruntime(module: nn.Module, x: Tensor, threads: int) -> Peer:
-    """ONNX Runtime; input and output are bound, so that no call copies or allocates them."""
+def onnxruntime(module: nn.Module, x: Tensor, threads: int, traced: bool = False) -> Peer:
+    """ONNX Runtime; input and output are bound, so that no call copies or allocates them.
+
+    Args:
+        module: In `eval()`.
+        x: Its input.
+        threads: Threads that it runs on.
+        traced: Export by PyTorch's older exporter, which takes a hundredth of the time and is
+            good enough for a few convolutions.
+    """
     import onnxruntime
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            program = torch.onnx.export(module, (x,), dynamo=True, verbose=False)
-        assert program is not None
-        program.save(str(path))
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore", category=DeprecationWarning),
+        ):
+            torch.onnx.export(module, (x,), path, dynamo=not traced, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(
