@@ -9,7 +9,7 @@ RAY := $(VENV)/.ray
 .PHONY: run test lint format ui clean bench-overhead bench-capacity \
 	bench-e2e bench-kernels bench-calibration bench-tuning \
 	bench-ablation bench-farm bench-ray bench-gpu-schedules tune-metaschedule \
-	arm-emulator arm-board test-arm test-ray
+	arm-emulator arm-board test-arm test-faults test-ray
 
 run: $(READY)  ## Search for a faster network with the embedded default experiment
 	$(BIN)/loopgene run experiments/quickstart.yaml
@@ -31,6 +31,9 @@ arm-board: arm-emulator  ## A tracker and an emulated board on this machine, unt
 
 test-arm: arm-emulator  ## The whole way to a board, on emulated 64-bit ARM
 	$(BIN)/python -m pytest -m arm
+
+test-faults: $(READY)  ## Boards that fail in every way, each alone and all in one search
+	$(BIN)/python -m pytest -m slow tests/backends/rpc tests/engine/test_search_farm.py
 
 test-ray: $(RAY)  ## Searches on Ray workers
 	$(BIN)/python -m pytest -m ray
