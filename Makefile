@@ -33,7 +33,7 @@ test-arm: arm-emulator  ## The whole way to a board, on emulated 64-bit ARM
 	$(BIN)/python -m pytest -m arm
 
 test-faults: $(READY)  ## Boards that fail in every way, each alone and all in one search
-	$(BIN)/python -m pytest -m slow tests/backends/rpc tests/engine/test_search_farm.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/backends/rpc tests/engine/test_search_farm.py
 
 test-ray: $(RAY)  ## Searches on Ray workers
 	$(BIN)/python -m pytest -m ray
