@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from backends.base import BackendError, Failed
+from backends.cuda_job import KERNEL_VERSION as GPU_KERNEL_VERSION
+from backends.gpus import nvcc_version
 from backends.kernel_job import KERNEL_VERSION
 from backends.workers import (
     Crashed,
@@ -44,9 +46,16 @@ class BuildJob:
     target: Mapping[str, Any]
 
 
-def toolchain() -> dict[str, str]:
-    """What decides, beside its job, what becomes of a kernel that this process builds."""
-    found = {"LoopGene's kernels": str(KERNEL_VERSION)}
+def toolchain(target: Mapping[str, Any]) -> dict[str, str]:
+    """What decides, beside its job, what becomes of a kernel that this process builds.
+
+    Args:
+        target: What it is built for, as `tvm.target.Target` takes it.
+    """
+    if target["kind"] == "cuda":
+        found = {"LoopGene's kernels": str(GPU_KERNEL_VERSION), "nvcc": nvcc_version()}
+    else:
+        found = {"LoopGene's kernels": str(KERNEL_VERSION)}
     for package in _COMPILERS:
         try:
             found[package] = version(package)
@@ -75,7 +84,7 @@ class Workshop:
         Raises:
             BackendError: Kernels cannot be built here, or would become other ones.
         """
-        here = toolchain()
+        here = toolchain(self.trial.target)
         differences = [
             f"{name} is {here.get(name, 'missing')} and not {wanted}"
             for name, wanted in self.toolchain.items()

@@ -6,7 +6,6 @@ Schedules, CUDA source and machine code need no GPU; `measure` and `describe` do
 from __future__ import annotations
 
 import functools
-import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import Field, field_validator
 from backends.base import BackendError, Device, NetworkTarget, Outcome
 from backends.cuda_job import EXCLUSIVE, KERNEL_VERSION, STAGES
 from backends.devices import host, target_text
-from backends.gpus import GpuFeatures, gpu_features, gpu_target, gpu_trouble
+from backends.gpus import GpuFeatures, gpu_features, gpu_target, gpu_trouble, nvcc_version
 from backends.kernel_job import KernelJob
 from backends.measuring import MeasuringBackend
 from backends.schedules import LoweredSchedules
@@ -99,7 +98,7 @@ class CudaBackend(LoweredSchedules, MeasuringBackend):
             "arch": self._options.arch,
             "multiprocessors": int(device.multi_processor_count),
             "clock_khz": int(device.max_clock_rate),
-            "nvcc": _nvcc_version(),
+            "nvcc": nvcc_version(),
             "tvm": str(tvm.__version__),
             "kernels": KERNEL_VERSION,
         }
@@ -142,10 +141,3 @@ class CudaBackend(LoweredSchedules, MeasuringBackend):
 
 def _builders(cores: int) -> int:
     return max(1, min(cores - 1, _MOST_BUILDERS))
-
-
-def _nvcc_version() -> str:
-    """The release of the compiler, like "13.0, V13.0.88"."""
-    told = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False)
-    releases = [x.partition("release ")[2] for x in told.stdout.splitlines() if "release " in x]
-    return releases[0] if releases else "unknown"

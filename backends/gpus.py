@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -101,7 +102,7 @@ def gpu_trouble(arch: str) -> str:
 
 
 def target_features(target: Mapping[str, Any]) -> GpuFeatures:
-    """The limits of a target of kind "cuda": those of its architecture, or its own.
+    """The limits of a target of kind "cuda": those of its architecture, or lower ones of its own.
 
     Raises:
         BackendError: The architecture is unknown.
@@ -109,9 +110,13 @@ def target_features(target: Mapping[str, Any]) -> GpuFeatures:
     known = gpu_features(str(target["arch"]))
     return replace(
         known,
-        max_threads=int(target.get("max_threads_per_block", known.max_threads)),
-        max_shared_bytes=int(target.get("max_shared_memory_per_block", known.max_shared_bytes)),
+        max_threads=_lower(known.max_threads, target.get("max_threads_per_block")),
+        max_shared_bytes=_lower(known.max_shared_bytes, target.get("max_shared_memory_per_block")),
     )
+
+
+def _lower(known: int, given: Any) -> int:
+    return known if given is None else min(known, int(given))
 
 
 def gpu_target(arch: str, host: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -132,3 +137,12 @@ def gpu_target(arch: str, host: Mapping[str, Any] | None = None) -> dict[str, An
         "max_shared_memory_per_block": limits.max_shared_bytes,
         "host": dict(host or {"kind": "llvm"}),
     }
+
+
+def nvcc_version() -> str:
+    """The release of the compiler, like "13.0, V13.0.88"; "unknown" without one."""
+    if shutil.which("nvcc") is None:
+        return "unknown"
+    told = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False)
+    releases = [x.partition("release ")[2] for x in told.stdout.splitlines() if "release " in x]
+    return releases[0] if releases else "unknown"

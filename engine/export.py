@@ -249,6 +249,7 @@ def _write_library(
 ) -> _Library:
     """Compile, write and check the library, if the backend has whole networks."""
     from backends.base import BackendError
+    from backends.lowering import LoweringError
     from backends.network import compile_network
     from backends.registry import create_backend
     from engine.network import network_schedules, relative_error, schedule_of
@@ -266,8 +267,11 @@ def _write_library(
         schedule_of(target, network_schedules(result)),
         target.features.lanes,
     )
-    with _quiet_scopes():
-        compiled.export_library(path, None if elsewhere is None else elsewhere.link)
+    try:
+        with _quiet_scopes():
+            compiled.export_library(path, None if elsewhere is None else elsewhere.link)
+    except LoweringError as error:
+        return _Library(note=f"network.so was not written: {error}")
     kind = str(target.target["kind"])
     if elsewhere is None:
         if trouble := compiled.trouble():

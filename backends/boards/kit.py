@@ -52,6 +52,8 @@ To lend the board whenever it runs, without anybody logged in:
 mkdir -p ~/.config/systemd/user && cp {service} ~/.config/systemd/user/
 systemctl --user enable --now {service} && loginctl enable-linger
 ```
+
+A variable that `serve.py` needs is an `Environment=` line in the unit's section `[Service]`.
 """
 _UNIT = """\
 [Unit]
@@ -106,7 +108,6 @@ def write_kit(folder: Path, kit: Kit) -> list[Path]:
         "tracker": kit.tracker,
     }
     readme = _README + (_GPU_README if on_gpu else "") + (_SERVICE_README if kit.service else "")
-    scripts = [serve, gpu_runtime] if on_gpu else [serve]
     texts = {
         "README.md": readme.format(**fields),
         "requirements.txt": "\n".join(requirements()) + "\n",
@@ -118,7 +119,8 @@ def write_kit(folder: Path, kit: Kit) -> list[Path]:
         for name, text in texts.items():
             (folder / name).write_text(text)
         copies = [
-            shutil.copyfile(str(s.__file__), folder / Path(str(s.__file__)).name) for s in scripts
+            shutil.copyfile(str(script.__file__), folder / Path(str(script.__file__)).name)
+            for script in (serve, gpu_runtime)
         ]
     except OSError as error:
         reason = error.strerror or str(error)

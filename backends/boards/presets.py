@@ -20,15 +20,13 @@ class Board:
         title: For people.
         mcpu: LLVM's name of the CPU.
         cores: CPU cores, of which all run a kernel unless said otherwise.
-        arch: The GPU's architecture for CUDA, "sm_87"; None without such a GPU.
-        registers: Registers of one block of GPU threads.
+        arch: The GPU's architecture for CUDA, "sm_87"; None without one that nvcc 13 compiles for.
     """
 
     title: str
     mcpu: str
     cores: int
     arch: str | None = None
-    registers: int = 65536
 
     def cuda(self) -> dict[str, Any]:
         """The GPU's part of a TVM target."""
@@ -37,7 +35,7 @@ class Board:
             "arch": self.arch,
             "max_threads_per_block": 1024,
             "max_shared_memory_per_block": 48 << 10,
-            "registers_per_block": self.registers,
+            "registers_per_block": 65536,
             "thread_warp_size": 32,
         }
 
@@ -47,7 +45,7 @@ PRESETS: Mapping[str, Board] = MappingProxyType(
         "raspberry-pi-3": Board("Raspberry Pi 3", "cortex-a53", 4),
         "raspberry-pi-4": Board("Raspberry Pi 4", "cortex-a72", 4),
         "raspberry-pi-5": Board("Raspberry Pi 5", "cortex-a76", 4),
-        "jetson-nano": Board("NVIDIA Jetson Nano", "cortex-a57", 4, "sm_53", registers=32768),
+        "jetson-nano": Board("NVIDIA Jetson Nano", "cortex-a57", 4),
         "jetson-orin-nano": Board("NVIDIA Jetson Orin Nano", "cortex-a78ae", 6, "sm_87"),
         "jetson-agx-orin": Board("NVIDIA Jetson AGX Orin 64GB", "cortex-a78ae", 12, "sm_87"),
         "aarch64": Board("any 64-bit ARM board", "generic", 4),

@@ -58,7 +58,9 @@ def board_target(spec: str | Mapping[str, Any], threads: int | None = None) -> d
     if not cuda:
         return cpu
     if board.arch is None:
-        raise BackendError(f"The {board.title} has no GPU for CUDA; its CPU is {name!r}.")
+        raise BackendError(
+            f"The {board.title} has no GPU that nvcc 13 compiles for; its CPU is {name!r}."
+        )
     return board.cuda() | {"host": cpu}
 
 

@@ -140,7 +140,7 @@ class GpuPlatform(Platform):
 
     Args:
         target: A target from `gpu_target`, or from `board_target`.
-        features: What schedules may use; what the architecture tells if it is not given.
+        features: What schedules may use; what `target` tells if it is not given.
     """
 
     lanes = GpuFeatures.lanes

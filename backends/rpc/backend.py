@@ -18,12 +18,12 @@ from backends.boards import board_target, link_shared
 from backends.builder import Builder, BuildJob, Workshop, toolchain
 from backends.cuda_job import KERNEL_VERSION as GPU_KERNEL_VERSION
 from backends.devices import CpuFeatures, cpu_features, target_text
-from backends.gpus import GpuFeatures, target_features
+from backends.gpus import GpuFeatures, nvcc_version, target_features
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
 from backends.rpc.dispatch import Dispatcher
 from backends.rpc.libraries import LibraryRunner
-from backends.rpc.session import BUILD, GRANTED, REFERENCE, STAGES, RpcJob
+from backends.rpc.session import BUILD, GRANTED, REFERENCE, STAGES, RpcJob, start_s
 from backends.rpc.tracker import Waiting, parse_address
 from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
@@ -48,7 +48,8 @@ class RpcOptions(BackendSettings):
         tracker: "host:port" of the TVM tracker.
         key: The key under which the boards' servers register; boards of one key are alike.
         target: What kernels are compiled for: the name of a preset, a TVM target tag, or a
-            mapping with `mtriple`, `mcpu`, `mattr` and `num-cores`.
+            mapping with `mtriple`, `mcpu`, `mattr` and `num-cores`; for a GPU with `kind: cuda`,
+            `arch`, and such a mapping as `host`.
         threads: Threads that a kernel runs on; the board's cores when not given.  A GPU has its
             own.
         builders: Kernels that are built side by side on this machine, as long as nobody else
@@ -144,10 +145,12 @@ class RpcBackend(LoweredSchedules):
             "key": self._options.key,
             "board": dict(board),
             "threads": self._threads,
-            "kernels": KERNEL_VERSION if self._threads else GPU_KERNEL_VERSION,
+            "kernels": KERNEL_VERSION,
             "sessions": SESSION_VERSION,
             "tvm": str(tvm.__version__),
         }
+        if self._threads is None:
+            facts |= {"kernels": GPU_KERNEL_VERSION, "nvcc": nvcc_version()}
         model = str(board.get("model", "board"))
         emulated = ", emulated" if board.get("emulated") else ""
         if self._threads is None:
@@ -183,7 +186,7 @@ class RpcBackend(LoweredSchedules):
             initialise="backends.rpc.kernels:initialise",
             arguments=(trial,),
         )
-        return Workshop(spec, trial, toolchain())
+        return Workshop(spec, trial, toolchain(self._target))
 
     def build_with(self, builder: Builder) -> None:
         self._dispatcher.builder = builder
@@ -240,7 +243,7 @@ class RpcBackend(LoweredSchedules):
     def _worker_spec(self) -> WorkerSpec:
         options = self._options
         # The board ends the session first; a new one had to run the reference kernel as well.
-        run_s = 2 * options.run_timeout_s + GRACE_S
+        run_s = 2 * options.run_timeout_s + start_s(self._target) + GRACE_S
         limits_s = (options.build_timeout_s, options.connect_timeout_s, run_s, run_s)
         return WorkerSpec(
             function=self.session,

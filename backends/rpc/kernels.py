@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from backends.boards import link_shared
 from backends.builder import BuildJob
 from backends.gpus import target_features
 from backends.workers import gpu_runtime
+from genomes.errors import LoopGeneError
 from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ def built(nest: LoopNest, target: Mapping[str, Any]) -> bytes:
 @gpu_runtime.left_out()
 def initialise(trial: BuildJob) -> None:
     """Import what `run` needs, once for all workers."""
-    built(trial.nest, trial.target)
+    # Why nothing can be built is told by the first job that meets it.
+    with contextlib.suppress(LoopGeneError):
+        built(trial.nest, trial.target)
 
 
 def run(job: BuildJob, stage: Stage) -> bytes | Failed:

@@ -140,11 +140,16 @@ def _mismatch(facts: Mapping[str, Any]) -> str:
 
 def _computed(session: Any, pong: Pong, spec: str | Mapping[str, Any] | None) -> Pong:
     """Run the kernel there and compare its result with PyTorch's."""
+    from backends.lowering import LoweringError
+
     if spec is None and "machine" not in pong.facts:
         return replace(pong, trouble="it does not run serve.py: give --target to try a kernel")
     try:
         target = board_target(spec or _generic(str(pong.facts["machine"])), 1)
-        library = built(KERNEL, target)
+        try:
+            library = built(KERNEL, target)
+        except LoweringError as error:
+            return replace(pong, trouble=f"this machine cannot build a kernel for it: {error}")
         began = time.perf_counter()
         wrong = _difference(session, device_of(session, target), library)
         seconds = time.perf_counter() - began

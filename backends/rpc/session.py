@@ -33,6 +33,9 @@ GRANTED = frozenset({"connect"})
 REFERENCE = LoopNest.fresh(ConvShape(1, 16, 16, (8, 8), (3, 3), padding=(1, 1, 1, 1)))
 """The kernel by which a device shows that it works, without its schedule."""
 
+GPU_START_S = 10.0
+"""Every session on a GPU loads the driver, and TVM's runtime for it, anew."""
+
 _NOT_COMPARED = ("runtime_only",)
 """Facts in which boards of one kind may differ."""
 
@@ -101,6 +104,11 @@ class Answer:
     message: str = ""
     running: bool = False
     facts: Mapping[str, Any] | None = None
+
+
+def start_s(target: Mapping[str, Any]) -> float:
+    """Seconds that a session may take before it runs anything."""
+    return GPU_START_S if target["kind"] == "cuda" else 0.0
 
 
 class _UnfitError(Exception):
@@ -196,7 +204,7 @@ class Session:
     def _limit_s(self) -> float:
         """Seconds after which the board ends the session."""
         runs = 2 if self._ticket.prove else 1
-        return runs * self.job.options.run_timeout_s
+        return runs * self.job.options.run_timeout_s + start_s(self.job.target)
 
     def _outcome(self, library: Library | None) -> Outcome | None:
         from tvm import rpc

@@ -141,6 +141,6 @@ def steady(
             return tuple(kept)
         least = min(s for _, s in taken)
         alike = sorted(s for slow, s in taken if slow <= SLIGHT and s <= ALIKE * least)
-        if len(taken) >= TWICE * repeats and len(alike) >= repeats:
+        if len(taken) >= TWICE * repeats and len(alike) >= max(TWICE, repeats):
             return tuple(alike[:repeats])
     return tuple(sorted(s for _, s in taken)[:repeats])

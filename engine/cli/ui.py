@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from engine.runs import RunDir
 
 HOST = "127.0.0.1"
+LOOK_S = 0.5
+"""A signal is seen within so long."""
+
 PAGE = "/#/experiments?workflowType=machine_learning"
 """MLflow opens on its pages for language models otherwise."""
 
@@ -86,7 +89,7 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
     with terminable():
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
-            return process.wait()
+            return _code(process)
         except KeyboardInterrupt:
             return 0
         finally:
@@ -94,6 +97,14 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+
+
+def _code(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process, at its end."""
+    while True:
+        # A signal that comes just before a wait, or to another thread, does not end it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(LOOK_S)
 
 
 def command(uri: str, home: Path, port: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -136,6 +137,20 @@ def test_a_result_without_a_network_is_one_clear_error(tmp_path, content) -> Non
         export_run(run)
 
 
+def test_without_nvcc_a_network_for_a_gpu_is_exported_but_for_its_library(
+    tmp_path, monkeypatch
+) -> None:
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else found(name))
+    run = finished_run(tmp_path, backend={"name": "cuda", "arch": "sm_90"})
+    result = export_run(run, tmp_path / "out")
+    (note,) = result.notes
+    assert note.startswith("network.so was not written: there is no nvcc on the PATH")
+    assert "factory.py" in result.files
+    assert not {"network.so", "run_compiled.py"} & set(result.files)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_a_network_for_a_gpu_is_exported_where_there_is_none(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(CompiledNetwork, "trouble", lambda _: "there is no GPU")
     run = finished_run(tmp_path, backend={"name": "cuda", "arch": "sm_90"})

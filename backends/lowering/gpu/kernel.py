@@ -33,6 +33,9 @@ PIPELINE = "s_tir"
 
 _CALLBACK = "tvm_callback_cuda_compile"
 
+# What the callback raises comes back through TVM as what it is.
+tvm_ffi.register_error("LoweringError", LoweringError)
+
 
 def lower(nest: LoopNest, epilogue: Epilogue = NO_EPILOGUE) -> tvm.IRModule:
     """The scheduled GPU kernel of a nest, as TIR with the entry `main`.

@@ -15,6 +15,7 @@ from typing import Any
 
 import tvm_ffi
 
+from backends.base import BackendError
 from backends.lowering.errors import LoweringError
 from backends.lowering.gpu.kernel import machine_code
 
@@ -45,7 +46,8 @@ def pack_imports(linker: str, arch: str) -> PackImports:
         command = [linker, "-r", "-b", "binary", "imports.bin", "-o", "imports.o", symbol]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise LoweringError(f"cannot pack the GPU kernels: {done.stderr.strip()}")
+            reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
+            raise BackendError(f"Cannot pack the kernels of a GPU: {reason}")
         return str(Path(folder, "imports.o"))
 
     return pack

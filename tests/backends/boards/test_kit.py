@@ -18,7 +18,13 @@ KIT = Kit("raspberry-pi-5", "10.0.0.7:9190", "pi5", service=True)
 def test_a_kit_is_the_server_the_versions_and_two_commands(tmp_path):
     folder = tmp_path / "kit"
     files = write_kit(folder, KIT)
-    assert [f.name for f in files] == ["README.md", SERVICE, "requirements.txt", "serve.py"]
+    assert [f.name for f in files] == [
+        "README.md",
+        "gpu_runtime.py",
+        SERVICE,
+        "requirements.txt",
+        "serve.py",
+    ]
     readme = (folder / "README.md").read_text()
     assert "\nvenv/bin/python serve.py --tracker 10.0.0.7:9190 --key pi5 " in readme
     assert 'tracker: "10.0.0.7:9190", key: pi5, target: raspberry-pi-5}' in readme
@@ -26,10 +32,8 @@ def test_a_kit_is_the_server_the_versions_and_two_commands(tmp_path):
     assert (folder / "serve.py").read_bytes() == Path(serve.__file__).read_bytes()
 
 
-def test_a_kit_for_a_gpu_has_what_keeps_the_driver_out_of_the_server(tmp_path):
-    files = write_kit(tmp_path / "kit", Kit("jetson-orin-nano/cuda", "10.0.0.7:9190", "orin"))
-    names = [f.name for f in files]
-    assert names == ["README.md", "gpu_runtime.py", "requirements.txt", "serve.py"]
+def test_a_kit_for_a_gpu_says_what_the_board_needs(tmp_path):
+    write_kit(tmp_path / "kit", Kit("jetson-orin-nano/cuda", "10.0.0.7:9190", "orin"))
     readme = (tmp_path / "kit" / "README.md").read_text()
     assert "libcudart.so.13" in readme
     assert "target: jetson-orin-nano/cuda}" in readme

@@ -62,7 +62,7 @@ def test_a_mapping_is_checked_and_kept():
     [
         ("raspbery-pi-4", r"Unknown target 'raspbery-pi-4'; did you mean 'raspberry-pi-4'\?"),
         ("nvidia/jetson-orin-nan", r"did you mean 'nvidia/jetson-orin-nano'\?"),
-        ("raspberry-pi-4/cuda", "The Raspberry Pi 4 has no GPU for CUDA"),
+        ("raspberry-pi-4/cuda", "The Raspberry Pi 4 has no GPU that nvcc 13 compiles for"),
         ("arm/rasp3b", r"target 'arm/rasp3b' is for 32-bit ARM \(armv7l-.*raspberry-pi-3"),
         ("arm/rasp4b64", "does not say how many cores there are: set threads"),
         ("qcom/adreno-opencl-clml", "has kind 'opencl'; boards are of kind 'llvm' or 'cuda'"),

@@ -46,6 +46,12 @@ def test_a_machine_without_rest_gives_the_fastest_timings() -> None:
     assert steady(given_in_turn(iter(times[::-1])), repeated(2.0), 3) == (100, 101, 102)
 
 
+def test_one_timing_is_like_no_other() -> None:
+    taken = iter([13.0, 10.0, 10.3, 10.1])
+    assert steady(given_in_turn(taken), repeated(1.08), 1) == (10.0,)
+    assert next(taken, None) is None
+
+
 @pytest.mark.parametrize(
     ("slow", "times", "kept"),
     [
