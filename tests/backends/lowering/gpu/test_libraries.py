@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+import tvm_ffi
 
 from backends.boards import board_target
 from backends.gpus import target_features
 from backends.lowering import LoweringError
 from backends.lowering.gpu import default_schedule
+from backends.lowering.gpu.kernel import install_compiler
 from backends.lowering.gpu.libraries import with_machine_code
 from backends.network import compile_network
 from backends.rpc.kernels import built
@@ -97,3 +99,10 @@ def test_what_nvcc_does_not_compile_is_an_error() -> None:
     content = struct.pack("<Q", len(content)) + content
     with pytest.raises(LoweringError, match="nvcc for sm_90"):
         with_machine_code(content, ["no code"], "sm_90")
+
+
+@needs_nvcc
+def test_what_the_compiler_of_tvms_runtime_says_comes_back_through_tvm() -> None:
+    install_compiler("sm_90")
+    with pytest.raises(LoweringError, match="nvcc for sm_90"):
+        tvm_ffi.get_global_func("tvm_callback_cuda_compile")("no code")
