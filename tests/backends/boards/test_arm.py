@@ -82,7 +82,7 @@ def test_a_network_is_exported_for_the_board_and_agrees_there(board, tmp_path):
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(x).numpy()
-    run = LibraryRunner(tracker.parse_address(board.tracker), board.key, 60.0)
+    run = LibraryRunner(tracker.parse_address(board.tracker), board.key, 60.0, target)
     found = run({"net": library}, x.numpy(), 2)["net"]
     assert len(found.times_s) == 2
     np.testing.assert_allclose(found.output, expected, rtol=1e-3, atol=1e-4)
