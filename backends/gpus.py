@@ -75,6 +75,11 @@ def gpu_features(arch: str) -> GpuFeatures:
     return ARCHITECTURES[arch]
 
 
+def arch_of(device: Any) -> str:
+    """The architecture of a GPU, as TVM knows one of this machine or of a board: "sm_90"."""
+    return f"sm_{str(device.compute_version).replace('.', '')}"
+
+
 def gpu_trouble(arch: str) -> str:
     """Why kernels for `arch` cannot be run on this machine, as a sentence; "" where they can."""
     import tvm
@@ -87,7 +92,7 @@ def gpu_trouble(arch: str) -> str:
             "with backend.name: cpu (kernels for a GPU can be compiled here, by "
             "backends.lowering.gpu.build_kernel)"
         )
-    found = f"sm_{str(device.compute_version).replace('.', '')}"
+    found = arch_of(device)
     if found != arch:
         return (
             f"backend.arch is {arch}, but this GPU ({device.device_name}) is {found}; set "

@@ -25,7 +25,7 @@ class _Kind:
     default: Callable[[LoopNest, Any], LoopNest]
     candidates: Callable[[LoopNest, Any], tuple[LoopNest, ...]]
     space: Callable[[LoopNest, Any], tuple[LoopNest, ...]]
-    describe: Callable[[LoopNest, Any], tuple[float, ...] | None]
+    numbers: Callable[[LoopNest, Any], tuple[float, ...] | None]
 
 
 _CPU = _Kind(
@@ -69,4 +69,4 @@ class LoweredSchedules(Backend):
         return self._kind.space(nest, self.features)
 
     def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
-        return self._kind.describe(nest, self.features)
+        return self._kind.numbers(nest, self.features)

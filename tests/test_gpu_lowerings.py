@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backends.gpus import gpu_features
+from backends.gpus import arch_of, gpu_features
 from backends.lowering import LoweringError
 from backends.lowering.gpu import (
     GPU_TRANSFORMATIONS,
@@ -95,7 +95,7 @@ def test_the_kernel_on_a_gpu_agrees_with_the_module(form: str, seed: int) -> Non
     import tvm
 
     device = tvm.cuda(0)
-    gpu = gpu_features(f"sm_{device.compute_version.replace('.', '')}")
+    gpu = gpu_features(arch_of(device))
     install_compiler(gpu.arch)
     rng = random.Random(seed)
     nest = scheduled(random_nest(rng, random_shape(rng)), form, rng)

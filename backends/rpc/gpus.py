@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.base import BackendError
+from backends.gpus import arch_of
 from backends.rpc.messages import last_line
 from backends.rpc.serve import USE_GPU
 
@@ -26,7 +27,7 @@ def device_of(session: Any, target: Mapping[str, Any]) -> Any:
             f"it has no GPU that TVM can use: {why}; it needs NVIDIA's driver, libcudart.so.13 and"
             " the server of a board kit for a GPU"
         )
-    found = f"sm_{str(device.compute_version).replace('.', '')}"
+    found = arch_of(device)
     if found != target["arch"]:
         raise BackendError(
             f"its GPU ({device.device_name}) is {found}, and the target is for {target['arch']}"

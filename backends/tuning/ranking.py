@@ -91,7 +91,10 @@ class Ranking:
 
 
 def _grown(rows: np.ndarray, errors: np.ndarray, weights: np.ndarray) -> list[Any]:
-    """Extremely randomised trees; each on its own takes half the time of scikit-learn's forest."""
+    """Extremely randomised trees, without the checks that scikit-learn's forest makes for each.
+
+    All in this thread: others would still be spinning while the next kernel is timed.
+    """
     from sklearn import config_context
     from sklearn.tree import ExtraTreeRegressor
 

@@ -88,8 +88,8 @@ def onnxruntime(module: nn.Module, x: Tensor, threads: int, traced: bool = False
         module: In `eval()`.
         x: Its input.
         threads: Threads that it runs on.
-        traced: Export by PyTorch's older exporter, which takes a hundredth of the time and is
-            good enough for a few convolutions.
+        traced: Export by PyTorch's older exporter, which is much quicker and good enough for a
+            few convolutions.
     """
     import onnxruntime
     import torch

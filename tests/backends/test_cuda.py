@@ -8,7 +8,7 @@ from backends.base import BackendError, FailureKind, Measured, MeasureOptions
 from backends.conformance import FORMS, SMALL, BackendConformance
 from backends.cuda import CudaBackend, CudaOptions
 from backends.cuda_job import time_kernel
-from backends.gpus import gpu_features, gpu_target
+from backends.gpus import arch_of, gpu_features, gpu_target
 from backends.kernel_job import operands_of
 from backends.lowering import build_kernel
 from backends.lowering import gpu as gpu_lowering
@@ -38,7 +38,7 @@ class TestCudaBackend(BackendConformance):
     def make(self):
         import tvm
 
-        arch = f"sm_{tvm.cuda(0).compute_version.replace('.', '')}"
+        arch = arch_of(tvm.cuda(0))
         return CudaBackend(CudaOptions(arch=arch, builders=2, repeats=3, min_repeat_ms=1.0))
 
 

@@ -20,6 +20,7 @@ from genomes.gene import Gene
 from genomes.genome import Genome
 from genomes.sites import find_sites, transform
 from tests.engine.toys import experiment
+from tests.needs import needs_nvcc
 
 GENES = {"2": (Gene.of("group", over="co", groups=4, layout="interleaved"),)}
 
@@ -150,7 +151,7 @@ def test_without_nvcc_a_network_for_a_gpu_is_exported_but_for_its_library(
     assert not {"network.so", "run_compiled.py"} & set(result.files)
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@needs_nvcc
 def test_a_network_for_a_gpu_is_exported_where_there_is_none(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(CompiledNetwork, "trouble", lambda _: "there is no GPU")
     run = finished_run(tmp_path, backend={"name": "cuda", "arch": "sm_90"})

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 
 import numpy as np
 import pytest
@@ -11,10 +10,7 @@ from backends.boards import board_target, link_shared
 from backends.boards import linking as module
 from backends.lowering import build_kernel
 from tests.backends.lowering.kernels import conv
-
-needs_cross_linker = pytest.mark.skipif(
-    shutil.which("aarch64-linux-gnu-ld") is None, reason="needs binutils-aarch64-linux-gnu"
-)
+from tests.needs import needs_cross_linker
 
 
 def test_a_library_for_this_machine_loads_and_computes(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.gpus import gpu_features, gpu_target
+from backends.gpus import arch_of, gpu_features, gpu_target
 from backends.lowering import LoweringError
 from backends.lowering.gpu import compile_source
 from backends.network import build, compile_network, platform_of
@@ -25,6 +24,7 @@ from genomes.sites import find_sites, transform
 from genomes.transformations import apply
 from tests.backends.lowering.gpu.serial import serial_function
 from tests.backends.network.networks import GENES, SHAPE, TARGET, Block
+from tests.needs import needs_nvcc
 
 NETWORKS = pytest.mark.parametrize("genes", [{}, GENES], ids=["original", "transformed"])
 
@@ -84,7 +84,7 @@ def test_kernels_with_epilogues_agree_with_torch_as_loops(monkeypatch, genes) ->
     agree(compile_network(model, SHAPE, TARGET), model)
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@needs_nvcc
 @NETWORKS
 def test_a_network_is_one_source_that_nvcc_compiles(genes) -> None:
     compiled = compile_network(network(genes), SHAPE, gpu_target("sm_87"))
@@ -140,4 +140,4 @@ def test_a_known_network_on_a_gpu_agrees_with_torch(arch, spec) -> None:
 def arch() -> str:
     import tvm
 
-    return f"sm_{tvm.cuda(0).compute_version.replace('.', '')}"
+    return arch_of(tvm.cuda(0))

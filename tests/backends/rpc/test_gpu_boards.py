@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
 import pytest
-import torch
 
 from backends.base import BackendError
 from backends.conformance import BackendConformance
-from backends.network import compile_network
+from backends.gpus import arch_of
 from backends.rpc.backend import RpcBackend
 from backends.rpc.inventory import keys, look
 from backends.rpc.loopback import HOST
-from tests.backends.network.networks import SHAPE, Block
-from tests.backends.rpc.samples import options, until
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+from tests.backends.rpc.samples import checked_network, options, until
+from tests.needs import needs_nvcc
 
 
 def gpu_here() -> bool:
@@ -38,7 +34,7 @@ def target(arch: str = "sm_90"):
 def arch_here() -> str:
     import tvm
 
-    return f"sm_{tvm.cuda(0).compute_version.replace('.', '')}"
+    return arch_of(tvm.cuda(0))
 
 
 @needs_nvcc
@@ -81,18 +77,11 @@ class TestGpuOfABoard(BackendConformance):
 
 @pytest.mark.cuda
 def test_a_network_computes_on_the_gpu_of_a_board_what_pytorch_computes(farm, tmp_path) -> None:
-    model = Block().eval()
-    library = tmp_path / "network.so"
     with RpcBackend(options(farm, target=target(arch_here()), threads=None)) as backend:
         there = backend.library_target()
         assert arch_here() in backend.describe().name
-    compile_network(model, SHAPE, dict(there.target)).export_library(library, there.link)
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = model(x).numpy()
-    (found,) = there.run({"net": library}, x.numpy(), 3).values()
-    np.testing.assert_allclose(found.output, expected, rtol=1e-3, atol=1e-4)
-    assert all(0 < seconds < 1 for seconds in found.times_s)
+    times_s = checked_network(there, tmp_path, 3)
+    assert all(0 < seconds < 1 for seconds in times_s)
 
 
 @pytest.mark.cuda

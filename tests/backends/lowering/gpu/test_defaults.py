@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from backends.conformance import FORMS, SHAPES, SMALL
@@ -22,6 +20,7 @@ from genomes.operators import SCHEDULE_GENES
 from genomes.transformations import apply
 from tests.backends.lowering.gpu.serial import check
 from tests.backends.lowering.kernels import after, conv, gene
+from tests.needs import needs_nvcc
 
 GPU = gpu_features("sm_90")
 COMPILED = ("sm_87", "sm_90", "sm_100")
@@ -44,8 +43,6 @@ NESTS = {
     **{f"shape: {name}": LoopNest.fresh(shape) for name, shape in SHAPES.items()},
     **{f"form: {name}": replay(SMALL, genes) for name, genes in FORMS.items()},
 }
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 
 
 @pytest.mark.parametrize("name", NESTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 import sys
@@ -20,15 +19,12 @@ from backends.network import compile_network
 from backends.rpc.kernels import built
 from tests.backends.lowering.kernels import conv
 from tests.backends.network.networks import SHAPE, Block
+from tests.needs import needs_cross_linker, needs_nvcc
 
 ELF = b"\x7fELF"
 AARCH64, CUDA = 183, 190
 """Machines of ELF files."""
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-needs_cross_linker = pytest.mark.skipif(
-    shutil.which("aarch64-linux-gnu-ld") is None, reason="needs binutils-aarch64-linux-gnu"
-)
 
 LOAD = """
 import sys
