@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -33,3 +34,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"{path.name} differs; if intended, --update-golden"
 
     return compare
+
+
+@pytest.fixture
+def without_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no nvcc on the PATH, and nothing that it compiled is kept in this process."""
+    from backends.lowering.gpu.kernel import machine_code
+
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else found(name))
+    machine_code.cache_clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -138,11 +137,8 @@ def test_a_result_without_a_network_is_one_clear_error(tmp_path, content) -> Non
         export_run(run)
 
 
-def test_without_nvcc_a_network_for_a_gpu_is_exported_but_for_its_library(
-    tmp_path, monkeypatch
-) -> None:
-    found = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else found(name))
+@pytest.mark.usefixtures("without_nvcc")
+def test_without_nvcc_a_network_for_a_gpu_is_exported_but_for_its_library(tmp_path) -> None:
     run = finished_run(tmp_path, backend={"name": "cuda", "arch": "sm_90"})
     result = export_run(run, tmp_path / "out")
     (note,) = result.notes

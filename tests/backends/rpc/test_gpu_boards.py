@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from backends.base import BackendError
@@ -58,9 +56,8 @@ def test_a_board_without_a_gpu_is_refused_in_one_line(farm) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_without_nvcc_it_says_so_at_once(farm, monkeypatch) -> None:
-    found = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else found(name))
+@pytest.mark.usefixtures("without_nvcc")
+def test_without_nvcc_it_says_so_at_once(farm) -> None:
     with pytest.raises(BackendError, match="no nvcc on the PATH to compile for sm_90"):
         RpcBackend(options(farm, target=target()))
 

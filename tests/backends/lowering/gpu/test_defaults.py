@@ -84,8 +84,8 @@ def test_an_error_of_the_compiler_is_one_line():
     )
 
 
-def test_without_nvcc_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setenv("PATH", "")
+@pytest.mark.usefixtures("without_nvcc")
+def test_without_nvcc_the_message_says_what_to_install():
     with pytest.raises(LoweringError, match="no nvcc on the PATH; install the CUDA toolkit"):
         compile_source("", "sm_90")
 
