@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 5
+KERNEL_VERSION = 6
 """Raised when a change here or in the lowering makes other kernels from the same genes, or other
 times of the same kernels."""
 

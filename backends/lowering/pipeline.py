@@ -16,8 +16,9 @@ from tvm.ir.transform import Pass, Sequential
 from tvm.target import Target
 from tvm.tirx.compilation_pipeline import PIPELINE_MAP
 
+from backends.lowering.copies import masked_copies
 from backends.lowering.skipping import skipped_padding
-from backends.lowering.vectors import masked_copies, masked_lanes, on_stack
+from backends.lowering.vectors import masked_lanes, on_stack
 
 NAME = "loopgene"
 SHORT_NAME = "loopgene-kernel"

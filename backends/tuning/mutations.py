@@ -6,6 +6,7 @@ whether the result is legal: replaying the genes tells.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -86,10 +87,13 @@ def rewritten(nest: LoopNest, index: int, genes: Sequence[Gene]) -> LoopNest:
     """
     statements = list(nest.statements)
     statements[index] = statements[index].with_schedule(None)
-    nest = LoopNest(nest.shape, tuple(statements))
-    for gene in genes:
-        nest = apply(nest, gene)
-    return nest
+    return _replayed(LoopNest(nest.shape, tuple(statements)), tuple(genes))
+
+
+@functools.lru_cache(maxsize=4096)
+def _replayed(nest: LoopNest, genes: tuple[Gene, ...]) -> LoopNest:
+    """`nest` after genes; neighbours have their first genes in common, which are applied once."""
+    return apply(_replayed(nest, genes[:-1]), genes[-1]) if genes else nest
 
 
 def _resize(subject: _Subject, rng: random.Random) -> tuple[Gene, ...] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from backends.devices import CpuFeatures, cpu_target
+from backends.devices import CpuFeatures, cpu_features, cpu_target
 from backends.lowering import CompiledKernel, build_kernel
 from backends.lowering.layout import unpack_channels
 from genomes.gene import Gene
@@ -20,6 +22,9 @@ TARGET = cpu_target(1, None, ())
 AVX512 = CpuFeatures(lanes=16, registers=32, l1_bytes=32768, l2_bytes=1 << 20, cores=2, threads=2)
 AVX2 = CpuFeatures(lanes=8, registers=16, l1_bytes=32768, l2_bytes=1 << 18, cores=2, threads=2)
 NEON = CpuFeatures(lanes=4, registers=32, l1_bytes=32768, l2_bytes=1 << 19, cores=4, threads=4)
+
+HAS_MASKS = cpu_features(TARGET, 1).lanes == 16
+needs_masks = pytest.mark.skipif(not HAS_MASKS, reason="this CPU has no masks for vector lanes")
 
 gene = Gene.of
 
@@ -43,13 +48,46 @@ def after(nest: LoopNest, *genes: Gene) -> LoopNest:
     return nest
 
 
+def in_place(nest: LoopNest, loop: str = "kw") -> LoopNest:
+    """The rows of the output as vectors; the padding is computed inside `loop`."""
+    return after(
+        nest,
+        gene("interchange", order=("n", "co", "ci", "kh", "kw", "ho", "wo")),
+        gene("cache_write", loop="co"),
+        gene("compute_at", loop=loop),
+        gene("vectorize", loop="wo"),
+        gene("unroll", loop="ho"),
+        gene("unroll", loop="kw"),
+        gene("unroll", loop="kh"),
+        gene("decompose_reduction", loop="ci"),
+    )
+
+
+def depthwise(size: int | tuple[int, int], **changes: Any) -> LoopNest:
+    return conv(2, 2, size, groups=2, **changes)
+
+
+def code(nest: LoopNest, kind: str) -> str:
+    """What a nest becomes: "ll" for LLVM's text, "asm" for assembly."""
+    return str(build_kernel(nest, TARGET).module.inspect_source(kind))
+
+
 def check(nest: LoopNest, seed: int = 0, target: dict[str, Any] = TARGET) -> None:
     """The kernel of `nest` for `target`, with random weights, agrees with the module."""
     agree(nest, build_kernel(nest, target), seed)
 
 
-def agree(nest: LoopNest, kernel: CompiledKernel, seed: int = 0, device: Any = None) -> None:
-    """`kernel`, run with random weights on `device` (the CPU), agrees with the module."""
+def agree(
+    nest: LoopNest,
+    kernel: CompiledKernel,
+    seed: int = 0,
+    device: Any = None,
+    placed: Callable[[np.ndarray], Any] | None = None,
+) -> None:
+    """`kernel`, run with random weights on `device` (the CPU), agrees with the module.
+
+    `placed` makes the tensor that the kernel reads of its input.
+    """
     import tvm
 
     torch.manual_seed(seed)
@@ -62,7 +100,10 @@ def agree(nest: LoopNest, kernel: CompiledKernel, seed: int = 0, device: Any = N
     assert expected.shape == nest.shape.output_shape
     weights = [w.detach().numpy() for w in module.weights]
     bias = None if module.bias is None else module.bias.detach().numpy()
-    arguments = [tvm.runtime.tensor(a, device) for a in kernel.arguments(x.numpy(), weights, bias)]
+    given = kernel.arguments(x.numpy(), weights, bias)
+    arguments = [tvm.runtime.tensor(a, device) for a in given]
+    if placed is not None:
+        arguments[0] = placed(given[0])
     kernel.module["main"](*arguments)
     result = unpack_channels(arguments[-1].numpy())
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
