@@ -14,6 +14,7 @@ from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.measuring import MeasuringBackend
 from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
+from backends.timing import most_waited_s
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -113,7 +114,8 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
     def _worker_spec(self) -> WorkerSpec:
         options = self._options
         run_s = options.run_timeout_s
-        limits_s = (options.build_timeout_s, run_s, run_s)
+        # Waiting for the machine is not the kernel's fault.
+        limits_s = (options.build_timeout_s, run_s, run_s + most_waited_s())
         return WorkerSpec(
             function="backends.kernel_job:run",
             limits_s=dict(zip(STAGES, limits_s, strict=True)),

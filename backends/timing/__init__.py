@@ -5,6 +5,15 @@ from __future__ import annotations
 from backends.timing.helpers import Helpers, helpers
 from backends.timing.network import lost_s
 from backends.timing.placement import apart
-from backends.timing.steady import Probe, steady
+from backends.timing.steady import SLIGHT, Probe, most_waited_s, steady
 
-__all__ = ["Helpers", "Probe", "apart", "helpers", "lost_s", "steady"]
+__all__ = [
+    "SLIGHT",
+    "Helpers",
+    "Probe",
+    "apart",
+    "helpers",
+    "lost_s",
+    "most_waited_s",
+    "steady",
+]

@@ -19,6 +19,9 @@ PROBE_STEPS = 5000
 LINE = 16
 """float32 in a line of a cache."""
 
+EXCHANGED_LINES = 512
+"""Lines that every thread reads of another one: some microseconds, and half of a nearest cache."""
+
 
 @dataclass(frozen=True)
 class Helpers:
@@ -45,8 +48,12 @@ def _helpers(target_text: str) -> Helpers:
     target = json.loads(target_text)
     threads = int(target.get("num-cores", 1))
     lanes = cpu_features(target, threads).lanes
-    probes = (multiply_adds(target, count, lanes, PROBE_STEPS) for count in (threads, 1))
-    return Helpers(Probe(*probes), _fill(target))
+    probe = Probe(
+        multiply_adds(target, threads, lanes, PROBE_STEPS),
+        multiply_adds(target, 1, lanes, PROBE_STEPS),
+        _exchange(target, threads) if threads > 1 else None,
+    )
+    return Helpers(probe, _fill(target))
 
 
 def multiply_adds(
@@ -92,6 +99,35 @@ def multiply_adds(
     arguments = [tvm.runtime.tensor(array) for array in arrays]
     call = module["main"]
     return lambda: call(*arguments)
+
+
+def _exchange(target: Mapping[str, Any], threads: int) -> Callable[[], object]:
+    """A function in which every thread reads lines that another one has just written."""
+    import tvm
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.target import Target
+    from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
+
+    from backends.lowering.blocks import argument
+    from backends.lowering.pipeline import build
+
+    shape = (threads, EXCHANGED_LINES, LINE)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        read, written = argument("read", shape), argument("written", shape)
+        with T.parallel(0, threads) as thread, T.sblock("thread"), T.serial(0, shape[1]) as line:
+            other = (thread + 1) % threads
+            with T.vectorized(0, LINE) as lane:
+                T.buffer_store(written, read[other, line, lane], [thread, line, lane])
+    module = build(tvm.IRModule({"main": builder.get()}), Target(dict(target)))
+    one, two = (tvm.runtime.tensor(np.zeros(shape, np.float32)) for _ in range(2))
+    call = module["main"]
+
+    def exchange() -> None:
+        call(one, two)
+        call(two, one)
+
+    return exchange
 
 
 def _fill(target: Mapping[str, Any]) -> Callable[[Any], object]:

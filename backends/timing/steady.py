@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import statistics
 import struct
 import time
 from collections.abc import Callable
@@ -30,8 +31,14 @@ ONE_CORE = 1.5
 """A probe on all threads that takes so many times as long as one on one thread had not as many
 cores: those of a virtual machine may share one for a while."""
 
-FIRST_PATIENCE_S, PATIENCE_S, ALL_PATIENCE_S = 2.0, 0.5, 30.0
-"""So long is waited for the machine to give all its cores: at first, each time, and in all."""
+FAR = 1.7
+"""Threads that take so many times as long to exchange data have no cache in common any more:
+the cores of a virtual machine may be moved apart for seconds.  Arithmetic is as fast as before,
+and kernels that wait for each other's data take up to twice as long."""
+
+FIRST_PATIENCE_S, PATIENCE_S, REFILL = 2.0, 8.0, 0.1
+"""So long is waited for the machine to give all its cores, and close together: at first, and
+later in all; of every second that passes so much comes back."""
 
 IMPATIENT = "LOOPGENE_IMPATIENT"
 """The environment variable under which a busy machine is not waited for."""
@@ -39,47 +46,74 @@ IMPATIENT = "LOOPGENE_IMPATIENT"
 FORGET = 1.00005
 """The least time of the probe grows by so much with every probe: machines get warm."""
 
+NEARER, FORGET_NEAR = 0.9, 1.0005
+"""The same for exchanges, whose time varies: one of them lowers the least by so much at most."""
+
 _FIRST_PROBES = 100
 _PROBES = 3
+_EXCHANGES = 5
 _PAUSE_S = 0.02
+_LEAST, _NEAR, _LEFT, _SINCE = range(4)
 
 
 class Probe:
-    """A fixed computation that tells how fast the machine runs.
+    """Fixed computations that tell how fast the machine runs.
 
-    What it took at least, and how long was waited, is known to all processes that are
+    What they took at least, and how long was waited, is known to all processes that are
     forked from the one that made it.
 
     Args:
-        call: Runs the computation on all threads, each some ten microseconds of it.
+        call: Runs a computation on all threads, each some ten microseconds of it.
         alone: Runs it on one thread.
+        exchange: Lets every thread read what another one wrote the last time; None with one.
     """
 
-    def __init__(self, call: Callable[[], object], alone: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        call: Callable[[], object],
+        alone: Callable[[], object],
+        exchange: Callable[[], object] | None = None,
+    ) -> None:
         self._call = call
         self._alone = alone
-        shared = memoryview(mmap.mmap(-1, 2 * struct.calcsize("d")))
-        self._least_and_waited_s = shared.cast("d")
+        self._exchange = exchange
+        shared = memoryview(mmap.mmap(-1, 4 * struct.calcsize("d")))
+        self._shared = shared.cast("d")
 
     def slowdown(self) -> float:
-        """How many times as long the computation takes as it took at least, lately.
+        """How many times as long a computation takes as it took at least, lately.
 
-        Waits, but not for ever, while that is so much that cores are missing.
+        Waits, but not for ever, while that is so much that cores are missing or far apart.
         """
-        waited_s = 0.0
-        while (now := self._slowdown()) > ONE_CORE and waited_s < _patience(PATIENCE_S):
-            if self._least_and_waited_s[1] >= ALL_PATIENCE_S:
-                break
+        self._shared[_LEAST] *= FORGET
+        self._shared[_NEAR] *= FORGET_NEAR
+        while (now := max(self._slowdown(), self._distance())) > ONE_CORE and self._may_wait():
             time.sleep(_PAUSE_S)
-            waited_s += _PAUSE_S
-            self._least_and_waited_s[1] += _PAUSE_S
         return now
 
     def _slowdown(self) -> float:
-        least_s = self._least_and_waited_s[0] or self._first_s()
+        least_s = self._shared[_LEAST] or self._first_s()
         now_s = fastest_s(self._call, _PROBES)
-        self._least_and_waited_s[0] = min(FORGET * least_s, now_s)
-        return now_s / self._least_and_waited_s[0]
+        self._shared[_LEAST] = min(least_s, now_s)
+        return now_s / self._shared[_LEAST]
+
+    def _distance(self) -> float:
+        """How many times as long an exchange takes as usual; 1 for what may be chance."""
+        if self._exchange is None:
+            return 1.0
+        now_s = statistics.median(times_s(self._exchange, _EXCHANGES))
+        near_s = self._shared[_NEAR] or now_s
+        self._shared[_NEAR] = min(near_s, max(now_s, NEARER * near_s))
+        return now_s / near_s if now_s > FAR * near_s else 1.0
+
+    def _may_wait(self) -> bool:
+        """Whether there is patience for one more pause, which is taken off."""
+        now_s = time.monotonic()
+        since_s = self._shared[_SINCE]
+        back_s = REFILL * (now_s - since_s) if since_s else PATIENCE_S
+        left_s = min(_patience(PATIENCE_S), self._shared[_LEFT] + back_s)
+        self._shared[_LEFT], self._shared[_SINCE] = max(0.0, left_s - _PAUSE_S), now_s
+        return left_s >= _PAUSE_S
 
     def _first_s(self) -> float:
         until = time.monotonic() + _patience(FIRST_PATIENCE_S)
@@ -92,18 +126,28 @@ class Probe:
         return least_s
 
 
+def most_waited_s() -> float:
+    """Seconds that may be waited for the machine while one kernel is timed, at most."""
+    return _patience(FIRST_PATIENCE_S + PATIENCE_S / (1 - REFILL))
+
+
 def _patience(seconds: float) -> float:
     return 0.0 if os.environ.get(IMPATIENT) else seconds
 
 
 def fastest_s(call: Callable[[], object], count: int) -> float:
     """Seconds of the fastest of `count` calls."""
-    times_s = []
+    return min(times_s(call, count))
+
+
+def times_s(call: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of `count` calls."""
+    taken_s = []
     for _ in range(count):
         start = time.perf_counter()
         call()
-        times_s.append(time.perf_counter() - start)
-    return min(times_s)
+        taken_s.append(time.perf_counter() - start)
+    return taken_s
 
 
 def steady(
@@ -120,17 +164,19 @@ def steady(
         slowdown: How much slower than it can the machine runs, as `Probe.slowdown`.
         repeats: How many are wanted.
         hopeless_s: A kernel that takes longer while nothing disturbs it is not timed any longer.
-        most_s: No timing begins later than that many seconds after the first.
+        most_s: No timing begins after so many seconds of timing; waiting does not count.
 
     Returns:
         `repeats` timings that agree, or the fastest of many where the machine gave no rest; fewer
         where time ran out, and only one of a hopeless kernel.
     """
     taken: list[tuple[float, float]] = []
-    before = slowdown()
-    start = time.monotonic()
-    while len(taken) < MOST * repeats and (not taken or time.monotonic() - start < most_s):
-        seconds, after = timed(), slowdown()
+    before, spent_s = slowdown(), 0.0
+    while len(taken) < MOST * repeats and (not taken or spent_s < most_s):
+        start = time.monotonic()
+        seconds = timed()
+        spent_s += time.monotonic() - start
+        after = slowdown()
         taken.append((max(before, after), seconds))
         before = after
         calm = [s for slow, s in taken if slow <= CALM]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.timing import Probe, helpers, steady
-from backends.timing.steady import IMPATIENT, MOST
+from backends.timing import Probe, helpers, most_waited_s, steady
+from backends.timing.steady import IMPATIENT, MOST, PATIENCE_S, REFILL
 from tests.backends.lowering.kernels import TARGET
 
 
@@ -151,10 +151,46 @@ def test_missing_cores_are_waited_for_but_not_for_ever(machine) -> None:
     probe.slowdown()
     machine.slow = 2.0
     assert probe.slowdown() == pytest.approx(2.0, rel=1e-2)
-    assert machine.slept_s == pytest.approx(0.5, abs=0.05)
-    for _ in range(100):
-        probe.slowdown()
-    assert machine.slept_s == pytest.approx(30.0, abs=0.1)
+    # What comes back meanwhile is waited, too.
+    assert machine.slept_s == pytest.approx(PATIENCE_S / (1 - REFILL), rel=0.01)
+    assert machine.slept_s < most_waited_s()
+    before_s = machine.slept_s
+    probe.slowdown()
+    assert machine.slept_s - before_s < 0.1
+    machine.now_s += 20.0
+    probe.slowdown()
+    assert machine.slept_s - before_s == pytest.approx(20.0 * REFILL, rel=0.2)
+
+
+class Exchange:
+    """An exchange that takes as long as `far` says, or the next of the values."""
+
+    def __init__(self, machine: Machine, values: Iterable[float] = ()) -> None:
+        self._machine, self._values = machine, iter(values)
+        self.far = 1.0
+
+    def __call__(self) -> None:
+        self._machine.now_s += 1e-5 * next(self._values, self.far)
+
+
+def test_cores_that_are_far_apart_are_waited_for(machine) -> None:
+    farness = [1.0] * 10 + [3.0] * 25
+    probe = Probe(machine.call, machine.alone, Exchange(machine, farness))
+    assert [probe.slowdown() for _ in range(3)] == pytest.approx([1.0] * 3)
+    assert machine.slept_s == pytest.approx(5 * 0.02)
+
+
+def test_one_quick_exchange_does_not_make_the_others_slow(machine) -> None:
+    probe = Probe(machine.call, machine.alone, Exchange(machine, [1.0] * 50 + [0.3] * 5))
+    assert [probe.slowdown() for _ in range(100)] == pytest.approx([1.0] * 100)
+
+
+def test_cores_that_stay_far_apart_become_usual(machine) -> None:
+    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine))
+    probe.slowdown()
+    exchange.far = 2.0
+    assert probe.slowdown() == pytest.approx(2.0, rel=1e-2)
+    assert [probe.slowdown() for _ in range(1000)][-1] == pytest.approx(1.0)
 
 
 def test_a_probe_that_starts_without_its_cores_waits_for_them(machine) -> None:
@@ -194,7 +230,7 @@ def test_forked_processes_share_what_the_probe_knows() -> None:
             os._exit(status)
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert 0 < probe._least_and_waited_s[0] < 0.1
+    assert 0 < probe._shared[0] < 0.1
 
 
 def test_the_helper_is_a_probe_of_this_machine() -> None:
