@@ -67,17 +67,20 @@ class CompiledKernel:
         return _arguments(self.packings, self.shape.bias, weights, bias)
 
 
-def build_kernel(nest: LoopNest, target: dict[str, Any]) -> CompiledKernel:
+def build_kernel(
+    nest: LoopNest, target: dict[str, Any], epilogue: Epilogue = NO_EPILOGUE
+) -> CompiledKernel:
     """Lower and compile a nest; statements without a schedule run as the fresh loops.
 
     Args:
         nest: A scheduled loop nest.
         target: TVM's description of the CPU, e.g. {"kind": "llvm", "mcpu": "znver4"}.
+        epilogue: What is done to the result; without a residual.
 
     Raises:
         LoweringError: TVM refuses a gene, or cannot build the scheduled kernel.
     """
-    mod = lower(nest)
+    mod = lower(nest, epilogue)
     try:
         module = build(mod, Target(target))
     except (*TVM_REFUSALS, tvm.error.InternalError) as error:

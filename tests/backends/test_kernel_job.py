@@ -9,11 +9,13 @@ from backends import kernel_job, lowering
 from backends.base import Failed, FailureKind, Measured, MeasureOptions
 from backends.devices import cpu_features, cpu_target
 from backends.kernel_job import KernelJob, difference, operands_of
+from backends.lowering.epilogue import Epilogue
 from genomes import presets
 from genomes.genome import replay
 from tests.backends.samples import fresh, shape
 
 OPTIONS = MeasureOptions(repeats=3, min_repeat_ms=1.0)
+IN_NETWORK = replace(OPTIONS, weight_bytes=1 << 16)
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +23,10 @@ def target():
     return cpu_target(1)
 
 
-def run(nest, target):
+def run(nest, target, options=OPTIONS):
     scheduled = lowering.default_schedule(nest, cpu_features(target, 1))
     stages = []
-    return kernel_job.run(KernelJob(scheduled, target, OPTIONS), stages.append), stages
+    return kernel_job.run(KernelJob(scheduled, target, options), stages.append), stages
 
 
 def test_a_right_kernel_is_timed(target):
@@ -32,6 +34,22 @@ def test_a_right_kernel_is_timed(target):
     assert isinstance(outcome, Measured)
     assert len(outcome.times_s) == 3
     assert stages == ["check", "measure"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_beside_other_weights_a_kernel_is_what_it_is_in_a_network(target, monkeypatch, bias):
+    built = []
+    plain = lowering.build_kernel
+
+    def build(nest, target, epilogue):
+        built.append((nest.shape.bias, epilogue))
+        return plain(nest, target, epilogue)
+
+    monkeypatch.setattr(lowering, "build_kernel", build)
+    for options in (OPTIONS, IN_NETWORK):
+        outcome, _ = run(fresh(bias=bias), target, options)
+        assert isinstance(outcome, Measured)
+    assert built == [(bias, Epilogue()), (True, Epilogue(activation="relu"))]
 
 
 @pytest.mark.parametrize(("hopeless_s", "timings"), [(1e-9, 1), (1.0, 3)])
@@ -55,15 +73,17 @@ def test_a_wrong_kernel_is_never_timed(target, monkeypatch, change, message):
     operands = operands_of(fresh())
     spoilt = replace(operands, weights=tuple(change(w) for w in operands.weights))
     monkeypatch.setattr(kernel_job, "operands_of", lambda nest: spoilt)
-    outcome, stages = run(fresh(), target)
-    assert isinstance(outcome, Failed)
-    assert outcome.kind is FailureKind.WRONG_RESULT
-    assert stages == ["check"]
-    assert message in outcome.message
+    # An activation makes zeros of NaN.
+    for options, told in ((OPTIONS, message), (IN_NETWORK, "the largest error is")):
+        outcome, stages = run(fresh(), target, options)
+        assert isinstance(outcome, Failed)
+        assert outcome.kind is FailureKind.WRONG_RESULT
+        assert stages == ["check"]
+        assert told in outcome.message
 
 
 def test_a_refused_schedule_is_a_build_error(target, monkeypatch):
-    def refuse(nest, target):
+    def refuse(nest, target, epilogue):
         raise lowering.LoweringError("the loop is gone")
 
     monkeypatch.setattr(lowering, "build_kernel", refuse)
