@@ -118,11 +118,13 @@ class MeasureOptions:
         repeats: Number of timings; their median is the latency.
         min_repeat_ms: Each timing runs the kernel for at least so long.
         build_timeout_s: Deadline of lowering and compiling one kernel.
-        run_timeout_s: Deadline of checking and timing one kernel.
+        run_timeout_s: Deadline of checking, and of timing, one kernel; a backend may add what it
+            waits for its device.
         rtol, atol: Tolerance of the comparison with PyTorch, relative to the largest
             magnitude of the reference.
-        weight_bytes: Weights that are read between two calls of a kernel, as in a network; 0
-            leaves a kernel's own where the call before it did.
+        weight_bytes: Weights that are read between two calls of a kernel, as in a network, where
+            it has a bias and an activation; 0 leaves a kernel alone, with its own weights where
+            the call before it did.
     """
 
     repeats: int = 3

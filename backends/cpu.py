@@ -42,8 +42,9 @@ class CpuOptions(BackendSettings):
         jobs_per_worker: A worker process is replaced after so many kernels.
         memory_limit_gb: Memory that one worker may use; a share of the machine's when not
             given.
-        weights_mb: Weights that a network reads between two calls of one kernel; 0 times a
-            kernel with its own weights in the nearest cache. A search takes its network's.
+        weights_mb: Weights that a network reads between two calls of one kernel, which then has
+            a bias and an activation as most have there; 0 times a kernel alone, with its own
+            weights in the nearest cache. A search takes its network's.
     """
 
     threads: int = Field(default_factory=lambda: host().cores, ge=1)
@@ -115,7 +116,7 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
         options = self._options
         run_s = options.run_timeout_s
         # Waiting for the machine is not the kernel's fault.
-        limits_s = (options.build_timeout_s, run_s, run_s + most_waited_s())
+        limits_s = (options.build_timeout_s, run_s, run_s + most_waited_s(run_s))
         return WorkerSpec(
             function="backends.kernel_job:run",
             limits_s=dict(zip(STAGES, limits_s, strict=True)),

@@ -199,7 +199,12 @@ class _Copy:
         return min(found[1:] or found, key=lambda copy: copy.shared[-1])
 
     def _may_load(self, first: Any, around: _Loops) -> bool:
-        """Whether all that is shared, from `first` on, fits two registers and can be read."""
+        """Whether all that is shared, from `first` on, fits two registers and can be read.
+
+        Of whole registers of every second element, three neighbouring taps are one too many.
+        """
+        if not all(isinstance(extent, tirx.IntImm) for extent in self.source.shape):
+            return False
         size = prod(int(extent) for extent in self.source.shape)
         last = first + self.source_at.step * (self.lanes - 1) + self.shared[-1]
         bounded = {c.bounds for c in self.conditions}

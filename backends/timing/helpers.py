@@ -20,7 +20,7 @@ LINE = 16
 """float32 in a line of a cache."""
 
 EXCHANGED_LINES = 512
-"""Lines that every thread reads of another one: some microseconds, and half of a nearest cache."""
+"""Lines that every thread reads of another one: it takes longer than to start the threads."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,22 @@ def multiply_adds(
 def _exchange(target: Mapping[str, Any], threads: int) -> Callable[[], object]:
     """A function in which every thread reads lines that another one has just written."""
     import tvm
+
+    call = exchange_kernel(target, threads)
+    shape = (threads, EXCHANGED_LINES, LINE)
+    one, two = (tvm.runtime.tensor(np.zeros(shape, np.float32)) for _ in range(2))
+
+    def exchange() -> None:
+        call(one, two)
+        call(two, one)
+
+    return exchange
+
+
+def exchange_kernel(target: Mapping[str, Any], threads: int) -> Callable[..., object]:
+    """A kernel (read, written), each (threads, `EXCHANGED_LINES`, `LINE`): a thread copies its
+    neighbour's lines to its own."""
+    import tvm
     from tvm.script.ir_builder import IRBuilder
     from tvm.target import Target
     from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
@@ -119,15 +135,10 @@ def _exchange(target: Mapping[str, Any], threads: int) -> Callable[[], object]:
             other = (thread + 1) % threads
             with T.vectorized(0, LINE) as lane:
                 T.buffer_store(written, read[other, line, lane], [thread, line, lane])
-    module = build(tvm.IRModule({"main": builder.get()}), Target(dict(target)))
-    one, two = (tvm.runtime.tensor(np.zeros(shape, np.float32)) for _ in range(2))
-    call = module["main"]
-
-    def exchange() -> None:
-        call(one, two)
-        call(two, one)
-
-    return exchange
+    call: Callable[..., object] = build(
+        tvm.IRModule({"main": builder.get()}), Target(dict(target))
+    )["main"]
+    return call
 
 
 def _fill(target: Mapping[str, Any]) -> Callable[[Any], object]:

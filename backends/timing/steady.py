@@ -1,12 +1,13 @@
 """Timings that nothing disturbs.
 
 What else runs on a machine, or on the cores that a virtual one shares with others, makes kernels
-slower for milliseconds or for seconds, and never faster.  A fixed computation that is timed
-before and after a kernel tells whether the machine runs at its full speed.
+slower for milliseconds or for seconds, and never faster.  Fixed computations that are timed
+before and after a kernel tell whether the machine runs at its full speed.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import statistics
@@ -112,8 +113,10 @@ class Probe:
         since_s = self._shared[_SINCE]
         back_s = REFILL * (now_s - since_s) if since_s else PATIENCE_S
         left_s = min(_patience(PATIENCE_S), self._shared[_LEFT] + back_s)
-        self._shared[_LEFT], self._shared[_SINCE] = max(0.0, left_s - _PAUSE_S), now_s
-        return left_s >= _PAUSE_S
+        may_wait = left_s >= _PAUSE_S
+        self._shared[_LEFT] = left_s - _PAUSE_S if may_wait else left_s
+        self._shared[_SINCE] = now_s
+        return may_wait
 
     def _first_s(self) -> float:
         until = time.monotonic() + _patience(FIRST_PATIENCE_S)
@@ -126,9 +129,10 @@ class Probe:
         return least_s
 
 
-def most_waited_s() -> float:
-    """Seconds that may be waited for the machine while one kernel is timed, at most."""
-    return _patience(FIRST_PATIENCE_S + PATIENCE_S / (1 - REFILL))
+def most_waited_s(busy_s: float) -> float:
+    """Whole seconds that may be waited for the machine while a kernel is timed for `busy_s`."""
+    waited_s = FIRST_PATIENCE_S + (PATIENCE_S + REFILL * busy_s) / (1 - REFILL)
+    return math.ceil(_patience(waited_s))
 
 
 def _patience(seconds: float) -> float:

@@ -8,6 +8,8 @@ from backends.base import BackendError, Failed, FailureKind, Measured
 from backends.conformance import BackendConformance
 from backends.cpu import CpuBackend, CpuOptions
 from backends.measuring import outcome_of
+from backends.timing import most_waited_s
+from backends.timing.steady import IMPATIENT
 from backends.tuning.mutations import rewritten
 from backends.workers import Crashed, Finished, Lost, Raised, TimedOut
 from genomes.gene import Gene
@@ -155,3 +157,12 @@ def test_schedules_fit_the_target_and_not_the_host():
 )
 def test_results_of_workers_become_outcomes(result, outcome):
     assert outcome_of(result) == outcome
+
+
+def test_waiting_for_the_machine_does_not_count_as_timing(monkeypatch) -> None:
+    with CpuBackend(CpuOptions(threads=1, run_timeout_s=3.0)) as backend:
+        assert backend._worker_spec().limits_s["measure"] == 3.0
+        monkeypatch.delenv(IMPATIENT)
+        limits_s = backend._worker_spec().limits_s
+        assert limits_s["check"] == 3.0
+        assert limits_s["measure"] == 3.0 + most_waited_s(3.0) > 10.0

@@ -82,6 +82,29 @@ def test_a_wrong_kernel_is_never_timed(target, monkeypatch, change, message):
         assert told in outcome.message
 
 
+@pytest.mark.parametrize("place", [np.argmin, np.argmax])
+def test_no_error_hides_behind_the_activation(target, monkeypatch, place):
+    expected = operands_of(fresh()).expected
+    at = np.unravel_index(place(expected), expected.shape)
+    plain = lowering.build_kernel
+
+    def build(nest, target, epilogue):
+        kernel = plain(nest, target, epilogue)
+
+        def main(*arguments):
+            kernel.module["main"](*arguments)
+            result = arguments[-1].numpy()
+            result[at] = 0.0  # what the activation makes of NaN, and of all that is negative
+            arguments[-1].copyfrom(result)
+
+        return replace(kernel, module={"main": main})
+
+    monkeypatch.setattr(lowering, "build_kernel", build)
+    outcome, _ = run(fresh(), target, IN_NETWORK)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.WRONG_RESULT
+
+
 def test_a_refused_schedule_is_a_build_error(target, monkeypatch):
     def refuse(nest, target, epilogue):
         raise lowering.LoweringError("the loop is gone")

@@ -72,10 +72,13 @@ def test_the_taps_of_a_row_share_its_loads(columns, registers):
     assert 0 < len(loads) <= rows * registers
 
 
-@pytest.mark.parametrize("padding", [(1, 1, 1, 1), (0, 2, 0, 0), (0, 2, 0, 1), (1, 0, 1, 0)])
+@pytest.mark.parametrize("loop", ["kw", "ci"])
+@pytest.mark.parametrize(
+    "padding", [(1, 1, 1, 1), (0, 2, 0, 0), (0, 2, 0, 1), (1, 0, 1, 0), (1, 0, 0, 0)]
+)
 @pytest.mark.parametrize("size", [(4, 7), (4, 8), (7, 17), (4, 32)])
-def test_nothing_outside_the_input_is_read(size, padding):
-    nest = in_place(conv(32, 32, size, groups=32, padding=padding, stride=(2, 2)))
+def test_nothing_outside_the_input_is_read(size, padding, loop):
+    nest = in_place(conv(32, 32, size, groups=32, padding=padding, stride=(2, 2)), loop)
     kernel = build_kernel(nest, TARGET)
     for in_front in (True, False):
         agree(nest, kernel, placed=Guarded(in_front=in_front))

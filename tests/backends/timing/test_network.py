@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,16 @@ def test_what_a_kernel_loses_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(times_s(0)) < 1.0
     assert min(times_s(POOL)) > 1.0
     assert max(times_s(POOL, hopeless_s=1e-9)) < 1.0
+
+
+@pytest.mark.parametrize(("slow", "kept"), [([1.0], 3.0), ([1.3, 1.0], 5.0), ([1.3, 1.3], 3.0)])
+def test_what_is_lost_on_a_disturbed_machine_is_measured_again(monkeypatch, slow, kept) -> None:
+    lost, slowdowns = iter([3.0, 5.0]), iter(slow)
+    monkeypatch.setattr(kernel_job, "lost_s", lambda *_: next(lost))
+    beside = SimpleNamespace(fill=None, probe=SimpleNamespace(slowdown=lambda: next(slowdowns)))
+    kernel = SimpleNamespace(module={"main": None})
+    assert kernel_job._lost_s(kernel, [], POOL, beside, 1.0) == kept
+    assert next(slowdowns, None) is None
 
 
 def test_devices_with_other_weights_are_not_the_same() -> None:
