@@ -17,7 +17,7 @@ import numpy as np
 
 from backends.base import Backend, Failed, FailureKind, LibraryTarget, NetworkTarget
 from backends.registry import backend_type, create_backend
-from backends.timing.steady import steady
+from backends.timing import patient_s, steady
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
 from engine.config import BackendConfig, ExperimentConfig, ModelConfig
@@ -304,7 +304,7 @@ def network_job(
             answers[name] = wrong(errors[name])
     enter("run")
     with platform_of(target.target, target.features).undisturbed() as slowdown:
-        settle_s = GPU_SETTLE_S if slowdown is None else SETTLE_S
+        settle_s = GPU_SETTLE_S if slowdown is None else patient_s(SETTLE_S)
         times = quiet(interleaved(runs, payload["rounds"], settle_s, slowdown))
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
     return answers

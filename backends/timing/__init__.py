@@ -5,7 +5,7 @@ from __future__ import annotations
 from backends.timing.helpers import Helpers, helpers
 from backends.timing.network import lost_s
 from backends.timing.placement import apart
-from backends.timing.steady import SLIGHT, Probe, most_waited_s, steady
+from backends.timing.steady import SLIGHT, Probe, most_waited_s, patient_s, steady
 
 __all__ = [
     "SLIGHT",
@@ -15,5 +15,6 @@ __all__ = [
     "helpers",
     "lost_s",
     "most_waited_s",
+    "patient_s",
     "steady",
 ]

@@ -112,14 +112,14 @@ class Probe:
         now_s = time.monotonic()
         since_s = self._shared[_SINCE]
         back_s = REFILL * (now_s - since_s) if since_s else PATIENCE_S
-        left_s = min(_patience(PATIENCE_S), self._shared[_LEFT] + back_s)
+        left_s = min(patient_s(PATIENCE_S), self._shared[_LEFT] + back_s)
         may_wait = left_s >= _PAUSE_S
         self._shared[_LEFT] = left_s - _PAUSE_S if may_wait else left_s
         self._shared[_SINCE] = now_s
         return may_wait
 
     def _first_s(self) -> float:
-        until = time.monotonic() + _patience(FIRST_PATIENCE_S)
+        until = time.monotonic() + patient_s(FIRST_PATIENCE_S)
         alone_s = least_s = float("inf")
         while least_s > ONE_CORE * alone_s or least_s == float("inf"):
             alone_s = min(alone_s, fastest_s(self._alone, _PROBES))
@@ -132,10 +132,11 @@ class Probe:
 def most_waited_s(busy_s: float) -> float:
     """Whole seconds that may be waited for the machine while a kernel is timed for `busy_s`."""
     waited_s = FIRST_PATIENCE_S + (PATIENCE_S + REFILL * busy_s) / (1 - REFILL)
-    return math.ceil(_patience(waited_s))
+    return math.ceil(patient_s(waited_s))
 
 
-def _patience(seconds: float) -> float:
+def patient_s(seconds: float) -> float:
+    """`seconds`, or none where a busy machine is not waited for."""
     return 0.0 if os.environ.get(IMPATIENT) else seconds
 
 
