@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import has_gpu
+
 # A job in the background of a script ignores Ctrl-C, and so do all processes it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,6 +36,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"{path.name} differs; if intended, --update-golden"
 
     return compare
+
+
+@pytest.fixture
+def no_gpu() -> None:
+    """For tests of what happens without a GPU."""
+    if has_gpu():
+        pytest.skip("says what happens without a GPU, and there is one")
 
 
 @pytest.fixture

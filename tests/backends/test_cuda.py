@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from backends.base import BackendError, FailureKind, Measured, MeasureOptions
@@ -20,17 +18,7 @@ from genomes.genome import replay
 from genomes.nest import LoopNest
 from genomes.transformations import apply
 from tests.backends.lowering import kernels
-
-
-def has_gpu() -> bool:
-    import tvm
-
-    return bool(tvm.cuda(0).exist)
-
-
-needs_no_gpu = pytest.mark.skipif(
-    "has_gpu()", reason="says what happens without a GPU, and there is one"
-)
+from tests.needs import needs_nvcc
 
 
 @pytest.mark.cuda
@@ -60,7 +48,7 @@ def test_an_unknown_arch_names_the_known_ones(arch):
             ask(arch)
 
 
-@needs_no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_measuring_is_refused_in_one_line(backend):
     for ask in (backend.describe, lambda: backend.measure([LoopNest.fresh(SMALL)])):
         with pytest.raises(BackendError) as caught:
@@ -85,7 +73,7 @@ def test_schedules_need_no_gpu(backend):
         assert backend.schedule_space(nest)[0] == default
 
 
-@needs_no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_workers_build_kernels_and_only_then_need_a_gpu(backend):
     """Without one, the worker ends where the GPU begins, and the next one takes its place."""
     good = backend.default_schedule(LoopNest.fresh(SMALL))
@@ -119,7 +107,7 @@ def test_a_kernel_is_timed_as_often_as_asked_unless_it_is_hopeless(hopeless_s, c
     assert all(type(t) is float and 0 < t < 1 for t in outcome.times_s)
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@needs_nvcc
 def test_the_runtime_gets_its_machine_code_from_nvcc_once(monkeypatch):
     import tvm
 

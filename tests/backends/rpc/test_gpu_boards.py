@@ -14,17 +14,6 @@ from tests.backends.rpc.samples import checked_network, options, until
 from tests.needs import needs_nvcc
 
 
-def gpu_here() -> bool:
-    import tvm
-
-    return bool(tvm.cuda(0).exist)
-
-
-needs_no_gpu = pytest.mark.skipif(
-    "gpu_here()", reason="says what happens without a GPU, and there is one"
-)
-
-
 def target(arch: str = "sm_90"):
     return {"kind": "cuda", "arch": arch, "host": {"num-cores": 2}}
 
@@ -36,7 +25,7 @@ def arch_here() -> str:
 
 
 @needs_nvcc
-@needs_no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_a_look_at_a_board_without_a_gpu_says_so(farm) -> None:
     assert until(lambda: farm.free() == 2, timeout_s=20.0)
     found = look((HOST, farm.port), keys((HOST, farm.port)), target())
@@ -46,7 +35,7 @@ def test_a_look_at_a_board_without_a_gpu_says_so(farm) -> None:
 
 
 @needs_nvcc
-@needs_no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_a_board_without_a_gpu_is_refused_in_one_line(farm) -> None:
     with (
         RpcBackend(options(farm, target=target(), start_timeout_s=15.0)) as backend,

@@ -9,7 +9,6 @@ import pytest
 
 from engine.bench import gpu_schedules
 from engine.bench.gpu_schedules import Kernel, read
-from tests.backends.test_cuda import has_gpu
 
 RECORDED = Path("experiments/gpu_schedules_h200.jsonl")
 
@@ -38,9 +37,9 @@ def test_a_kernel_is_written_as_it_is_read() -> None:
         ("kept", ["--measure"], "there is no CUDA device"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capfd, text, arguments, message) -> None:
-    if "--measure" in arguments and has_gpu():
-        pytest.skip("there is a GPU")
+def test_mistakes_are_one_line(request, tmp_path, capfd, text, arguments, message) -> None:
+    if "--measure" in arguments:
+        request.getfixturevalue("no_gpu")
     file = tmp_path / "kernels.jsonl"
     file.write_text(text)
     assert gpu_schedules.main([str(file), *arguments]) == 1

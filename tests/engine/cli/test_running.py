@@ -74,11 +74,8 @@ class TestRun:
         assert result.stdout.endswith(f"to go on:     {again}, with a larger limit\n")
         assert only_run(work).state().state is State.STOPPED
 
+    @pytest.mark.usefixtures("no_gpu")
     def test_a_gpu_that_is_not_there_is_one_line(self, cli: Cli, work: Path) -> None:
-        import tvm
-
-        if tvm.cuda(0).exist:
-            pytest.skip("there is a GPU")
         result = cli("run", "tiny.yaml", "--set", "backend.name=cuda")
         assert result.exit_code == 1
         (line,) = result.stderr.splitlines()
