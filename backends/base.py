@@ -63,10 +63,14 @@ class Measured:
         times_s: Seconds per call, one entry for each repeat; fewer when time ran out, one of
             a kernel that is clearly slower than others of its workload.
         stages_s: Seconds spent by stage: `build`, `check`, `measure`, `wait`.
+        lost_s: What of each time is lost between the other kernels of a network.
+        calm: False where something else kept the machine busy all the time.
     """
 
     times_s: tuple[float, ...]
     stages_s: Mapping[str, float] = field(default_factory=dict)
+    lost_s: float = 0.0
+    calm: bool = True
 
     @property
     def median_s(self) -> float:
@@ -191,11 +195,14 @@ class Backend(abc.ABC):
         measure_options: How `measure` times and checks; the store compares them.
         while_waiting: Called again and again while `measure` waits for a device, or for kernels
             that are built elsewhere; what it raises ends the batch.
+        drift: (kernels before it, seconds) of each timing of a kernel that is always the same, by
+            which drift of the device shows; empty where none is timed.
     """
 
     name: str
     measure_options: MeasureOptions = MeasureOptions()
     while_waiting: Callable[[], None] = staticmethod(lambda: None)
+    drift: Sequence[tuple[int, float]] = ()
 
     @property
     @abc.abstractmethod

@@ -109,8 +109,8 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
     def _ahead(self) -> int:
         return _AHEAD_PER_BUILDER * self._options.builders
 
-    def _job(self, nest: LoopNest, hopeless_s: float | None) -> KernelJob:
-        return KernelJob(nest, self._target, self.measure_options, hopeless_s)
+    def _job(self, nest: LoopNest) -> KernelJob:
+        return KernelJob(nest, self._target, self.measure_options)
 
     def _worker_spec(self) -> WorkerSpec:
         options = self._options

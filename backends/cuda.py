@@ -111,8 +111,8 @@ class CudaBackend(LoweredSchedules, MeasuringBackend):
         self._device()
         return super().measure_iter(nests)
 
-    def _job(self, nest: LoopNest, hopeless_s: float | None) -> KernelJob:
-        return KernelJob(nest, self._target, self.measure_options, hopeless_s)
+    def _job(self, nest: LoopNest) -> KernelJob:
+        return KernelJob(nest, self._target, self.measure_options)
 
     def _device(self) -> Any:
         """The GPU, as TVM knows it; there is a compiler for it, too."""

@@ -98,12 +98,14 @@ def gpu_trouble(arch: str) -> str:
             f"backend.arch is {arch}, but this GPU ({device.device_name}) is {found}; set "
             f"backend.arch: {found}"
         )
-    if shutil.which("nvcc") is None:
-        return (
-            "there is no nvcc on the PATH, so no kernel can be compiled; install the CUDA "
-            "toolkit, or add its bin folder to PATH"
-        )
-    return ""
+    return nvcc_trouble()
+
+
+def nvcc_trouble() -> str:
+    """Why no kernel for a GPU can be compiled here, one line; "" when it can."""
+    if shutil.which("nvcc"):
+        return ""
+    return "there is no nvcc on the PATH; install the CUDA toolkit, or add its bin folder to PATH"
 
 
 def target_features(target: Mapping[str, Any]) -> GpuFeatures:
@@ -146,7 +148,7 @@ def gpu_target(arch: str, host: Mapping[str, Any] | None = None) -> dict[str, An
 
 def nvcc_version() -> str:
     """The release of the compiler, like "13.0, V13.0.88"; "unknown" without one."""
-    if shutil.which("nvcc") is None:
+    if nvcc_trouble():
         return "unknown"
     told = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False)
     releases = [x.partition("release ")[2] for x in told.stdout.splitlines() if "release " in x]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 7
+KERNEL_VERSION = 8
 """Raised when a change here or in the lowering makes other kernels from the same genes, or other
 times of the same kernels."""
 
@@ -39,13 +39,16 @@ class KernelJob:
         nest: Scheduled.
         target: For `tvm.target.Target`.
         options: How to check and time it.
-        hopeless_s: A kernel whose first timings are longer than that is not timed again.
+        hopeless_s: A kernel that takes longer is given up soon.
+        lost_s: What of that is lost between the other kernels of a network; such a kernel is taken
+            to lose as much.
     """
 
     nest: LoopNest
     target: Mapping[str, Any]
     options: MeasureOptions
     hopeless_s: float | None = None
+    lost_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def run(job: KernelJob, stage: Stage) -> Outcome:
     stage("measure")
     with apart():
         beside = helpers(job.target)
-        return time_kernel(kernel, arguments, job.options, beside, job.hopeless_s)
+        return time_kernel(kernel, arguments, job, beside)
 
 
 def _in_network(nest: LoopNest) -> tuple[LoopNest, Epilogue]:
@@ -126,21 +129,20 @@ def _in_network(nest: LoopNest) -> tuple[LoopNest, Epilogue]:
 def time_kernel(
     kernel: CompiledKernel,
     arguments: list[Any],
-    options: MeasureOptions,
+    job: KernelJob,
     beside: Helpers,
-    hopeless_s: float | None = None,
 ) -> Outcome:
     """Time a kernel on arguments that are on the device.
 
     Args:
         kernel: The kernel.
         arguments: Input, packed weights, output.
-        options: How often, and for how long.
+        job: How often, for how long, and when it is given up.
         beside: Kernels of the same target that are run beside it.
-        hopeless_s: A kernel that takes longer is given up soon.
     """
     import tvm
 
+    options = job.options
     least_s = float("inf")
 
     def timed() -> float:
@@ -157,14 +159,17 @@ def time_kernel(
 
     # Half of the deadline is left for what cannot be foreseen.
     most_s = options.run_timeout_s / 4
-    times_s = steady(timed, beside.probe.slowdown, options.repeats, hopeless_s, most_s)
-    if not all(np.isfinite(seconds) and seconds > 0 for seconds in times_s):
-        return Failed(FailureKind.CRASHED, f"the timer returned {times_s}")
-    given_up = hopeless_s is not None and min(times_s) > hopeless_s
-    if options.weight_bytes and not given_up:
-        lost = _lost_s(kernel, arguments, options.weight_bytes, beside, most_s)
-        times_s = tuple(seconds + lost for seconds in times_s)
-    return Measured(times_s)
+    hopeless_s = None if job.hopeless_s is None else job.hopeless_s - job.lost_s
+    taken = steady(timed, beside.probe.look, options.repeats, hopeless_s, most_s)
+    if not all(np.isfinite(seconds) and seconds > 0 for seconds in taken.times_s):
+        return Failed(FailureKind.CRASHED, f"the timer returned {taken.times_s}")
+    lost = 0.0
+    if taken.hopeless:
+        lost = job.lost_s
+    elif options.weight_bytes:
+        once_s = min(taken.times_s)
+        lost = _lost_s(kernel, arguments, options.weight_bytes, beside, once_s, most_s)
+    return Measured(tuple(s + lost for s in taken.times_s), lost_s=lost, calm=taken.calm)
 
 
 @functools.lru_cache(maxsize=4)
@@ -195,15 +200,24 @@ def operands_of(nest: LoopNest) -> Operands:
 
 
 def _lost_s(
-    kernel: CompiledKernel, arguments: list[Any], weight_bytes: int, beside: Helpers, most_s: float
+    kernel: CompiledKernel,
+    arguments: list[Any],
+    weight_bytes: int,
+    beside: Helpers,
+    once_s: float,
+    most_s: float,
 ) -> float:
     """`lost_s`; once more if the machine was disturbed, and the lesser if it was again."""
-    call = kernel.module["main"]
-    first = lost_s(call, arguments, weight_bytes, beside.fill, most_s / 2)
-    if beside.probe.slowdown() <= SLIGHT:
+
+    def once() -> float:
+        call = kernel.module["main"]
+        return lost_s(call, arguments, weight_bytes, beside.fill, once_s, most_s / 2)
+
+    first = once()
+    if beside.probe.look().first <= SLIGHT:
         return first
-    second = lost_s(call, arguments, weight_bytes, beside.fill, most_s / 2)
-    return second if beside.probe.slowdown() <= SLIGHT else min(first, second)
+    second = once()
+    return second if beside.probe.look().first <= SLIGHT else min(first, second)
 
 
 def difference(

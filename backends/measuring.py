@@ -29,21 +29,18 @@ class MeasuringBackend(Backend):
         pool: Its workers turn a `KernelJob` into an outcome.
         drift_every: The reference kernel is timed before the first and after every so many
             kernels.
-
-    Attributes:
-        drift: (kernels before it, seconds) of each timing of the reference kernel.
     """
 
     def __init__(self, pool: WorkerPool, drift_every: int) -> None:
-        self.drift: list[tuple[int, float]] = []
+        self.drift: Sequence[tuple[int, float]] = ()
         self._pool = pool
         self._drift_every = drift_every
         self._jobs = 0
-        self._fastest_s: dict[str, float] = {}
+        self._fastest: dict[str, Measured] = {}
 
     @abc.abstractmethod
-    def _job(self, nest: LoopNest, hopeless_s: float | None) -> KernelJob:
-        """The job of a scheduled nest."""
+    def _job(self, nest: LoopNest) -> KernelJob:
+        """The job of a scheduled nest, which is never given up."""
 
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         reference = self.default_schedule(REFERENCE)
@@ -55,7 +52,7 @@ class MeasuringBackend(Backend):
             ready = all(s.has_schedule for s in nest.statements)
             queue.append(nest if ready else self.default_schedule(nest))
         # Each job is made when a worker is free for it, with what is known by then.
-        results = self._pool.imap(self._job(nest, self._hopeless_s(nest)) for nest in queue)
+        results = self._pool.imap(map(self._limited, queue))
         done = self._jobs - len(nests)
         for nest, result in zip(queue, results, strict=True):
             outcome = outcome_of(result)
@@ -69,18 +66,21 @@ class MeasuringBackend(Backend):
     def close(self) -> None:
         self._pool.close()
 
-    def _hopeless_s(self, nest: LoopNest) -> float | None:
-        fastest_s = self._fastest_s.get(nest.structure_key)
-        return None if fastest_s is None else _HOPELESS * fastest_s
+    def _limited(self, nest: LoopNest) -> KernelJob:
+        job, fastest = self._job(nest), self._fastest.get(nest.structure_key)
+        if fastest is None:
+            return job
+        return replace(job, hopeless_s=_HOPELESS * fastest.median_s, lost_s=fastest.lost_s)
 
     def _note_fastest(self, nest: LoopNest, outcome: Outcome) -> None:
         if isinstance(outcome, Measured):
-            known_s = self._fastest_s.get(nest.structure_key, outcome.median_s)
-            self._fastest_s[nest.structure_key] = min(known_s, outcome.median_s)
+            fastest = self._fastest.setdefault(nest.structure_key, outcome)
+            if outcome.median_s < fastest.median_s:
+                self._fastest[nest.structure_key] = outcome
 
     def _note_drift(self, done: int, outcome: Outcome) -> None:
         if isinstance(outcome, Measured):
-            self.drift.append((done, outcome.median_s))
+            self.drift = (*self.drift, (done, outcome.median_s))
         elif done == 0:
             raise BackendError(f"The reference kernel cannot be measured: {outcome.message}")
         else:

@@ -17,8 +17,6 @@ from typing import Any, Protocol, cast
 from pydantic import BaseModel, ValidationError
 
 from backends.base import Backend, BackendError
-from backends.store import MeasurementStore
-from backends.stored import StoredBackend
 from genomes.explain import explain
 from genomes.plugins import Plugins
 
@@ -67,17 +65,11 @@ def backend_options(name: str, options: Mapping[str, Any]) -> BaseModel:
         raise BackendError(explain(error, model, f"backend {name!r}")) from error
 
 
-def create_backend(
-    name: str,
-    options: Mapping[str, Any] | None = None,
-    store: MeasurementStore | None = None,
-    run_id: str = "",
-) -> Backend:
-    """A backend from its name and options, with a memory when `store` is given.
+def create_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend:
+    """A backend from its name and options.
 
     Raises:
         BackendError: Unknown name or option, an option with a wrong value, or a device or tool
             chain that is missing.
     """
-    backend = backend_type(name)(backend_options(name, options or {}))
-    return backend if store is None else StoredBackend(backend, store, run_id)
+    return backend_type(name)(backend_options(name, options or {}))

@@ -5,7 +5,9 @@ keyed by what is computed and how (`LoopNest.structure_key`, `LoopNest.key`), th
 the device fingerprint, which covers the TVM version.  How a kernel was timed and checked is
 not part of the key: a row answers every request that is no more demanding than what was done
 (`store_rows.answers`).  Asking for fewer repeats measures nothing again, asking for more does;
-a longer time-out tries again what has timed out, and nothing else.
+a longer time-out tries again what has timed out, and nothing else.  Times of a machine that
+something else kept busy answer the search that took them, and those that do not wait for a quiet
+machine; others measure again.
 
 Failures that the candidate is to blame for are remembered like times; others never are.
 """
@@ -18,13 +20,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backends.base import Measured, MeasureOptions, Outcome
 from backends.store_rows import (
+    DISTURBED,
     OPTIONS,
-    Best,
     Place,
     StoredMeasurement,
     answers,
@@ -33,6 +36,7 @@ from backends.store_rows import (
     read_outcome,
     workload_row,
 )
+from backends.timing import is_impatient
 from genomes.errors import LoopGeneError
 from genomes.nest import LoopNest
 
@@ -69,7 +73,6 @@ CREATE TABLE measurement (
     created REAL NOT NULL,
     PRIMARY KEY (nest_key, target, device)
 ) WITHOUT ROWID;
-CREATE INDEX best ON measurement (structure_key, target, device, median_s);
 CREATE TABLE capacity (
     key TEXT PRIMARY KEY,
     value REAL NOT NULL,
@@ -111,22 +114,25 @@ class MeasurementStore:
         return self.get_many([nest], place, options).get(nest.key)
 
     def get_many(
-        self, nests: Iterable[LoopNest], place: Place, options: MeasureOptions
+        self, nests: Iterable[LoopNest], place: Place, options: MeasureOptions, run_id: str = ""
     ) -> dict[str, Outcome]:
-        """The known outcomes by `LoopNest.key`."""
+        """The known outcomes by `LoopNest.key`, as far as they answer the run `run_id`."""
         keys = list({nest.key for nest in nests})
         found: dict[str, Outcome] = {}
         with self._errors(), self._lock:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = keys[start : start + _KEYS_PER_QUERY]
                 rows = self._connection.execute(
-                    f"SELECT {_OUTCOME} FROM measurement WHERE target = ? AND device = ?"
+                    f"SELECT {_OUTCOME}, run_id FROM measurement WHERE target = ? AND device = ?"
                     f" AND nest_key IN ({','.join('?' * len(some))})",
                     (place.target, place.device, *some),
                 )
-                for key, *columns in rows:
+                for key, *columns, measured_by in rows:
                     outcome = read_outcome(*columns[:4])
-                    if answers(outcome, MeasureOptions(*columns[4:]), options):
+                    done = MeasureOptions(*columns[4:])
+                    if done.repeats == DISTURBED and (is_impatient() or measured_by == run_id):
+                        done = replace(done, repeats=options.repeats)
+                    if answers(outcome, done, options):
                         found[key] = outcome
         return found
 
@@ -163,22 +169,6 @@ class MeasurementStore:
             self._connection.executemany(
                 f"INSERT OR REPLACE INTO measurement VALUES ({','.join('?' * 19)})", rows
             )
-
-    def best(self, structure_key: str, place: Place) -> Best | None:
-        """The fastest known schedule of a workload on a device."""
-        with self._errors(), self._lock:
-            row = self._connection.execute(
-                "SELECT nest_key, genes, times_s, stages_s FROM measurement"
-                " WHERE structure_key = ? AND target = ? AND device = ? AND median_s IS NOT NULL"
-                " ORDER BY median_s, nest_key LIMIT 1",
-                (structure_key, place.target, place.device),
-            ).fetchone()
-        if row is None:
-            return None
-        key, genes, times_s, stages_s = row
-        return Best(
-            key, read_genes(genes), Measured(tuple(json.loads(times_s)), json.loads(stages_s))
-        )
 
     def count(self) -> int:
         """Number of measurements, failures included."""
@@ -308,7 +298,3 @@ class MeasurementStore:
                 f"The measurement store {self.path} cannot be used: {error}. Move the file away"
                 " or choose another path for the store; LoopGene never deletes it."
             ) from error
-
-
-def _worth_remembering(outcome: Outcome) -> bool:
-    return isinstance(outcome, Measured) or outcome.kind.charged_to_candidate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
@@ -13,6 +13,9 @@ from genomes.gene import Gene
 from genomes.nest import LoopNest
 
 OPTIONS = ("repeats", "min_repeat_ms", "build_timeout_s", "run_timeout_s", "rtol", "atol")
+
+DISTURBED = 0
+"""The repeats of times that are not calm: they are as good as none."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,6 @@ class StoredMeasurement:
     outcome: Outcome
     run_id: str
     created: float
-
-
-@dataclass(frozen=True)
-class Best:
-    """The fastest known schedule of a workload."""
-
-    nest_key: str
-    genes: tuple[tuple[Gene, ...], ...]
-    measured: Measured
 
 
 def answers(outcome: Outcome, done: MeasureOptions, asked: MeasureOptions) -> bool:
@@ -123,7 +117,9 @@ def measurement_row(
     """The columns of `measurement`."""
     genes = [[gene.to_json() for gene in s.schedule_genes] for s in nest.statements]
     result: tuple[Any, ...]
+    done = options
     if isinstance(outcome, Measured):
+        done = options if outcome.calm else replace(options, repeats=DISTURBED)
         result = (None, None, json.dumps(outcome.times_s), outcome.median_s)
     else:
         result = (outcome.kind.value, outcome.message, None, None)
@@ -135,7 +131,7 @@ def measurement_row(
         json.dumps(genes),
         *result,
         json.dumps(dict(outcome.stages_s)),
-        *(getattr(options, name) for name in OPTIONS),
+        *(getattr(done, name) for name in OPTIONS),
         place.tvm,
         run_id,
         time.time(),

@@ -9,7 +9,7 @@ from typing import cast
 
 from backends.base import Backend, Device, LibraryTarget, NetworkTarget, Outcome
 from backends.store import MeasurementStore
-from backends.store_rows import Best, Place
+from backends.store_rows import Place
 from genomes.nest import LoopNest
 
 
@@ -42,6 +42,10 @@ class StoredBackend(Backend):
     def target(self) -> str:
         return self.inner.target
 
+    @property
+    def drift(self) -> Sequence[tuple[int, float]]:  # type: ignore[override]
+        return self.inner.drift
+
     @functools.cached_property
     def place(self) -> Place:
         """The part of the store's key that is the same for all nests."""
@@ -68,16 +72,12 @@ class StoredBackend(Backend):
     def schedule_features(self, nest: LoopNest) -> tuple[float, ...] | None:
         return self.inner.schedule_features(nest)
 
-    def best(self, nest: LoopNest) -> Best | None:
-        """The fastest known schedule of what `nest` computes."""
-        return self.store.best(nest.structure_key, self.place)
-
     def measure_iter(self, nests: Sequence[LoopNest]) -> Iterator[Outcome]:
         scheduled = [
             nest if all(s.has_schedule for s in nest.statements) else self.default_schedule(nest)
             for nest in nests
         ]
-        known = self.store.get_many(scheduled, self.place, self.measure_options)
+        known = self.store.get_many(scheduled, self.place, self.measure_options, self._run_id)
         missing = list({nest.key: nest for nest in scheduled if nest.key not in known}.values())
         self.inner.while_waiting = self.while_waiting
         # In the order of first appearance, like the loop below.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from backends.base import Backend, Failed
+from backends.base import Backend, Failed, FailureKind
 from engine.archive import Archive
 from engine.config import ExperimentConfig
 from engine.evaluation import Evaluation
@@ -122,7 +122,14 @@ def best_finalist(
     Whole networks decide where they could be measured, sums of kernels elsewhere.
     """
     legal = [f for f in finalists if is_legal(f.evaluation)]
-    if not isinstance(original, NetworkTimes):
-        return legal[0] if legal else None
-    faster = [f for f in legal if f.median_s is not None and f.median_s < original.median_s]
-    return min(faster, key=lambda f: f.median_s or 0.0) if faster else None
+    measured = [f for f in legal if f.median_s is not None]
+    if isinstance(original, NetworkTimes):
+        measured = [f for f in measured if (f.median_s or 0.0) < original.median_s]
+    elif not measured:
+        return next((f for f in legal if not _is_wrong(f)), None)
+    return min(measured, key=lambda f: f.median_s or 0.0, default=None)
+
+
+def _is_wrong(finalist: Finalist) -> bool:
+    answer = finalist.end_to_end
+    return isinstance(answer, Failed) and answer.kind is FailureKind.WRONG_RESULT

@@ -83,6 +83,20 @@ def _together(
     measure: Callable[[Mapping[str, Path]], dict[str, NetworkTimes | Failed]],
 ) -> dict[str, NetworkTimes | Failed]:
     """Measure all on one device; where that fails, those that run alone."""
+    answers = _at_once(files, measure)
+    if len(files) == 1 or not all(_has_crashed(answer) for answer in answers.values()):
+        return answers
+    for name, path in files.items():
+        answers.update(_at_once({name: path}, measure))
+    good = {name: files[name] for name, a in answers.items() if isinstance(a, NetworkTimes)}
+    # Times of different boards say nothing about the networks.
+    return {**answers, **(_at_once(good, measure) if len(good) > 1 else {})}
+
+
+def _at_once(
+    files: Mapping[str, Path],
+    measure: Callable[[Mapping[str, Path]], dict[str, NetworkTimes | Failed]],
+) -> dict[str, NetworkTimes | Failed]:
     for _ in range(ATTEMPTS):
         try:
             return measure(files)
@@ -91,15 +105,11 @@ def _together(
         except BackendError as error:
             trouble = str(error)
             logger.warning("whole networks were not measured: %s", trouble)
-    if len(files) == 1:
-        return dict.fromkeys(files, Failed(FailureKind.CRASHED, trouble))
-    answers: dict[str, NetworkTimes | Failed] = {}
-    for name, path in files.items():
-        answers.update(_together({name: path}, measure))
-    good = {name: files[name] for name, a in answers.items() if isinstance(a, NetworkTimes)}
-    if 1 < len(good) < len(files):
-        answers.update(_together(good, measure))
-    return answers
+    return dict.fromkeys(files, Failed(FailureKind.CRASHED, trouble))
+
+
+def _has_crashed(answer: NetworkTimes | Failed) -> bool:
+    return isinstance(answer, Failed) and answer.kind is FailureKind.CRASHED
 
 
 def _build(

@@ -17,11 +17,11 @@ import numpy as np
 
 from backends.base import Backend, Failed, FailureKind, LibraryTarget, NetworkTarget
 from backends.registry import backend_type, create_backend
-from backends.timing import patient_s, steady
+from backends.timing import Look, patient_s, steady
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
 from engine.config import BackendConfig, ExperimentConfig, ModelConfig
-from genomes.errors import LoopGeneError, ModelError
+from genomes.errors import ModelError
 from genomes.gene import Gene
 from genomes.genome import FORMAT, VERSION, Genome
 from genomes.nest import LoopNest
@@ -54,10 +54,6 @@ LIMITS_S = {"build": 300.0, "run": 300.0}
 """Limits of compiling and checking one network, and of timing it."""
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
-
-
-class NetworkError(LoopGeneError):
-    """A whole network cannot be measured, or computes something else than PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +194,7 @@ def interleaved(
     runs: Mapping[str, Callable[[], object]],
     rounds: int,
     settle_s: float = SETTLE_S,
-    slowdown: Callable[[], float] | None = None,
+    look: Callable[[], Look] | None = None,
 ) -> dict[str, list[float]]:
     """Time functions in turns.
 
@@ -206,8 +202,8 @@ def interleaved(
         runs: Functions by name.
         rounds: Turns of each.
         settle_s: Each runs for so long outside the clock before each of its turns.
-        slowdown: Tells how fast the machine runs, as `Probe.slowdown`; a turn in which it was
-            disturbed is repeated. It must not leave threads behind that disturb the functions.
+        look: Tells how fast the machine runs, as `Probe.look`; a turn in which it was disturbed is
+            repeated. It must not leave threads behind that disturb the functions.
 
     Returns:
         For each function, seconds per call, one entry for each round.
@@ -229,11 +225,11 @@ def interleaved(
             run()
             while time.perf_counter() < settled:
                 run()
-            times[name].append(_calm_s(run, counts[name], slowdown))
+            times[name].append(_calm_s(run, counts[name], look))
     return times
 
 
-def _calm_s(run: Callable[[], object], count: int, slowdown: Callable[[], float] | None) -> float:
+def _calm_s(run: Callable[[], object], count: int, look: Callable[[], Look] | None) -> float:
     """Seconds of one of `count` calls, by an undisturbed attempt or the fastest of some."""
 
     def timed() -> float:
@@ -242,7 +238,7 @@ def _calm_s(run: Callable[[], object], count: int, slowdown: Callable[[], float]
             run()
         return (time.perf_counter() - start) / count
 
-    return timed() if slowdown is None else steady(timed, slowdown, 1)[0]
+    return timed() if look is None else steady(timed, look, 1).times_s[0]
 
 
 def quiet(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -303,9 +299,9 @@ def network_job(
         else:
             answers[name] = wrong(errors[name])
     enter("run")
-    with platform_of(target.target, target.features).undisturbed() as slowdown:
-        settle_s = GPU_SETTLE_S if slowdown is None else patient_s(SETTLE_S)
-        times = quiet(interleaved(runs, payload["rounds"], settle_s, slowdown))
+    with platform_of(target.target, target.features).undisturbed() as look:
+        settle_s = GPU_SETTLE_S if look is None else patient_s(SETTLE_S)
+        times = quiet(interleaved(runs, payload["rounds"], settle_s, look))
     answers.update({name: NetworkTimes(tuple(times[name]), errors[name]) for name in runs})
     return answers
 
@@ -338,13 +334,13 @@ def measure_networks(
         result = pool.run({**payload, "variants": dict(variants)})
         if isinstance(result, Finished):
             return result.value
-        # One of them is to blame: find out which, and measure the others together.
+        # One of them may be to blame: find out which, and measure the others together.
         answers: dict[str, NetworkTimes | Failed] = {}
         for name, variant in variants.items():
             alone = pool.run({**payload, "variants": {name: variant}, "rounds": 1})
             answers[name] = _answer(name, alone)
         good = {n: v for n, v in variants.items() if isinstance(answers[n], NetworkTimes)}
-        if good and len(good) < len(variants):
+        if good:
             together = pool.run({**payload, "variants": good})
             answers.update({name: _answer(name, together) for name in good})
     return answers

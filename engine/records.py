@@ -103,6 +103,7 @@ def result_record(
         "pareto": [{**summary(e), "genome": e.genome.to_json()} for e in front],
         "schedules": _schedules(problem, (Genome(), best.genome)),
         "device": problem.facts()["device"],
+        "drift": [list(timing) for timing in problem.backend.drift],
         "versions": problem.facts()["versions"],
         "config": problem.config.model_dump(mode="json"),
     }

@@ -124,11 +124,24 @@ def _searched(result: Mapping[str, Any]) -> str:
         "convolutions searched": f"{len(sites)}, of {shapes} shapes",
         "device": f"{device['name']}, fingerprint `{device['fingerprint']}`",
         "target": f"`{device['target']}`",
+        **_drift(result.get("drift", ())),
         "versions": versions,
         "candidates": f"{counts['evaluations']} in {counts['generations']} generations",
         "ended": f"{result['state']} ({result['reason']})",
     }
     return "## What was searched\n\n" + "\n".join(f"- **{k}**: {v}" for k, v in rows.items())
+
+
+def _drift(timings: Sequence[tuple[int, float]]) -> dict[str, str]:
+    if not timings:
+        return {}
+    first, *later = (seconds for _, seconds in timings)
+    text = f"the same kernel took {time_text(first)} at first"
+    if later:
+        text += (
+            f", {time_text(min(later))} to {time_text(max(later))} later ({len(later)} timings)"
+        )
+    return {"drift": text}
 
 
 def _configured(config: Mapping[str, Any]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,20 +74,6 @@ class CompiledNetwork:
             finish()
 
         return run
-
-    def time_s(self, x: np.ndarray, repeats: int = 10, min_repeat_ms: float = 50.0) -> list[float]:
-        """Seconds per call, end to end, transfers excluded; one entry for each repeat."""
-        import tvm
-
-        data = tvm.runtime.tensor(np.ascontiguousarray(x), self._device)
-        evaluator = self._vm.time_evaluator(
-            "main", self._device, number=1, repeat=repeats, min_repeat_ms=int(min_repeat_ms)
-        )
-        return [float(t) for t in evaluator(data).results]
-
-    def median_s(self, x: np.ndarray) -> float:
-        """Median of `time_s`."""
-        return statistics.median(self.time_s(x))
 
     def export_library(self, path: Path, link: Callable[..., None] | None = None) -> None:
         """Write a shared library that `tvm.runtime.load_module` and the Relax VM load.

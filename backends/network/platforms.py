@@ -13,6 +13,7 @@ from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
     from backends.lowering.epilogue import Epilogue
+    from backends.timing import Look
 
 
 class Platform(abc.ABC):
@@ -38,10 +39,10 @@ class Platform(abc.ABC):
         """Why no network can be run on this machine, as a sentence; "" where one can."""
 
     @abc.abstractmethod
-    def undisturbed(self) -> AbstractContextManager[Callable[[], float] | None]:
+    def undisturbed(self) -> AbstractContextManager[Callable[[], Look] | None]:
         """Keep this thread out of the way of networks that are timed.
 
-        Gives `Probe.slowdown` where this machine's cores are what is timed, None elsewhere.
+        Gives `Probe.look` where this machine's cores are what is timed, None elsewhere.
         """
 
     @property
@@ -103,11 +104,11 @@ class CpuPlatform(Platform):
         return ""
 
     @contextmanager
-    def undisturbed(self) -> Iterator[Callable[[], float]]:
+    def undisturbed(self) -> Iterator[Callable[[], Look]]:
         from backends.timing import apart, helpers
 
         with apart():
-            yield helpers(self.target).probe.slowdown
+            yield helpers(self.target).probe.look
 
     @property
     def tir_pipeline(self) -> Any:

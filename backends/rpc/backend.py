@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from backends.boards import board_target, link_shared
 from backends.builder import Builder, BuildJob, Workshop, toolchain
 from backends.cuda_job import KERNEL_VERSION as GPU_KERNEL_VERSION
 from backends.devices import CpuFeatures, cpu_features, target_text
-from backends.gpus import GpuFeatures, nvcc_version, target_features
+from backends.gpus import GpuFeatures, nvcc_trouble, nvcc_version, target_features
 from backends.kernel_job import KERNEL_VERSION
 from backends.rpc.devices import DeviceBook
 from backends.rpc.dispatch import Dispatcher
@@ -212,14 +211,11 @@ class RpcBackend(LoweredSchedules):
         """Say at once why kernels for the GPU cannot be compiled here."""
         whose = f"The target {self._options.target!r} is a GPU"
         try:
-            arch = target_features(self._target).arch
+            target_features(self._target)
         except BackendError as error:
             raise BackendError(f"{whose} that nvcc does not compile for: {error}") from None
-        if shutil.which("nvcc") is None:
-            raise BackendError(
-                f"{whose}, and there is no nvcc on the PATH to compile for {arch}; install the"
-                " CUDA toolkit, or add its bin folder to PATH."
-            )
+        if trouble := nvcc_trouble():
+            raise BackendError(f"{whose}, and {trouble}.")
 
     def _meet(self) -> None:
         options, until = self._options, time.monotonic() + self._options.start_timeout_s

@@ -5,14 +5,24 @@ from __future__ import annotations
 from backends.timing.helpers import Helpers, helpers
 from backends.timing.network import lost_s
 from backends.timing.placement import apart
-from backends.timing.steady import SLIGHT, Probe, most_waited_s, patient_s, steady
+from backends.timing.steady import (
+    SLIGHT,
+    Look,
+    Probe,
+    is_impatient,
+    most_waited_s,
+    patient_s,
+    steady,
+)
 
 __all__ = [
     "SLIGHT",
     "Helpers",
+    "Look",
     "Probe",
     "apart",
     "helpers",
+    "is_impatient",
     "lost_s",
     "most_waited_s",
     "patient_s",

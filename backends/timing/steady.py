@@ -14,6 +14,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 CALM = 1.05
 """The machine runs at its full speed when the probe takes at most so many times its least."""
@@ -37,7 +38,7 @@ FAR = 1.7
 the cores of a virtual machine may be moved apart for seconds.  Arithmetic is as fast as before,
 and kernels that wait for each other's data take up to twice as long."""
 
-FIRST_PATIENCE_S, PATIENCE_S, REFILL = 2.0, 8.0, 0.1
+FIRST_PATIENCE_S, PATIENCE_S, REFILL = 2.0, 8.0, 0.25
 """So long is waited for the machine to give all its cores, and close together: at first, and
 later in all; of every second that passes so much comes back."""
 
@@ -55,6 +56,32 @@ _PROBES = 3
 _EXCHANGES = 5
 _PAUSE_S = 0.02
 _LEAST, _NEAR, _LEFT, _SINCE = range(4)
+
+
+class Look(NamedTuple):
+    """How many times as long a fixed computation takes as it took at least, lately.
+
+    Attributes:
+        first: At once, which tells of what has just run.
+        last: When the machine has been waited for, which tells of what runs next.
+    """
+
+    first: float
+    last: float
+
+
+class Timings(NamedTuple):
+    """Timings of one kernel.
+
+    Attributes:
+        times_s: In seconds per call.
+        calm: Whether they say how fast the kernel is, and not how busy the machine.
+        hopeless: Whether the kernel was given up.
+    """
+
+    times_s: tuple[float, ...]
+    calm: bool
+    hopeless: bool = False
 
 
 class Probe:
@@ -81,28 +108,38 @@ class Probe:
         shared = memoryview(mmap.mmap(-1, 4 * struct.calcsize("d")))
         self._shared = shared.cast("d")
 
-    def slowdown(self) -> float:
-        """How many times as long a computation takes as it took at least, lately.
+    def look(self) -> Look:
+        """Whether the machine runs at its full speed.
 
-        Waits, but not for ever, while that is so much that cores are missing or far apart.
+        Waits, but not for ever, while it is so slow that cores are missing or far apart.
         """
         self._shared[_LEAST] *= FORGET
         self._shared[_NEAR] *= FORGET_NEAR
-        while (now := max(self._slowdown(), self._distance())) > ONE_CORE and self._may_wait():
+        first = last = self._now()
+        while last > ONE_CORE and self._may_wait():
             time.sleep(_PAUSE_S)
-        return now
+            last = self._now()
+        return Look(first, last)
 
-    def _slowdown(self) -> float:
+    def _now(self) -> float:
+        slow = self._slow()
+        if self._exchange is None or slow > ONE_CORE:
+            return slow
+        exchange_s = statistics.median(times_s(self._exchange, _EXCHANGES))
+        slow = max(slow, self._slow())
+        # Virtual cores that share one exchange data faster than any two cores: nothing is learnt
+        # from them.
+        return slow if slow > ONE_CORE else max(slow, self._distance(exchange_s))
+
+    def _slow(self) -> float:
+        """How many times as long arithmetic takes as it took at least."""
         least_s = self._shared[_LEAST] or self._first_s()
         now_s = fastest_s(self._call, _PROBES)
         self._shared[_LEAST] = min(least_s, now_s)
         return now_s / self._shared[_LEAST]
 
-    def _distance(self) -> float:
+    def _distance(self, now_s: float) -> float:
         """How many times as long an exchange takes as usual; 1 for what may be chance."""
-        if self._exchange is None:
-            return 1.0
-        now_s = statistics.median(times_s(self._exchange, _EXCHANGES))
         near_s = self._shared[_NEAR] or now_s
         self._shared[_NEAR] = min(near_s, max(now_s, NEARER * near_s))
         return now_s / near_s if now_s > FAR * near_s else 1.0
@@ -135,9 +172,14 @@ def most_waited_s(busy_s: float) -> float:
     return math.ceil(patient_s(waited_s))
 
 
+def is_impatient() -> bool:
+    """Whether a busy machine is not waited for."""
+    return bool(os.environ.get(IMPATIENT))
+
+
 def patient_s(seconds: float) -> float:
     """`seconds`, or none where a busy machine is not waited for."""
-    return 0.0 if os.environ.get(IMPATIENT) else seconds
+    return 0.0 if is_impatient() else seconds
 
 
 def fastest_s(call: Callable[[], object], count: int) -> float:
@@ -157,16 +199,16 @@ def times_s(call: Callable[[], object], count: int) -> list[float]:
 
 def steady(
     timed: Callable[[], float],
-    slowdown: Callable[[], float],
+    look: Callable[[], Look],
     repeats: int,
     hopeless_s: float | None = None,
     most_s: float = float("inf"),
-) -> tuple[float, ...]:
+) -> Timings:
     """Timings of one kernel, the disturbed ones left out as far as that is possible.
 
     Args:
         timed: Gives one timing, in seconds per call.
-        slowdown: How much slower than it can the machine runs, as `Probe.slowdown`.
+        look: Tells how fast the machine runs, as `Probe.look`.
         repeats: How many are wanted.
         hopeless_s: A kernel that takes longer while nothing disturbs it is not timed any longer.
         most_s: No timing begins after so many seconds of timing; waiting does not count.
@@ -176,22 +218,23 @@ def steady(
         where time ran out, and only one of a hopeless kernel.
     """
     taken: list[tuple[float, float]] = []
-    before, spent_s = slowdown(), 0.0
+    before, spent_s = look().last, 0.0
     while len(taken) < MOST * repeats and (not taken or spent_s < most_s):
         start = time.monotonic()
         seconds = timed()
         spent_s += time.monotonic() - start
-        after = slowdown()
-        taken.append((max(before, after), seconds))
-        before = after
+        after = look()
+        taken.append((max(before, after.first), seconds))
+        before = after.last
         calm = [s for slow, s in taken if slow <= CALM]
         if hopeless_s is not None and len(calm) >= HOPELESS_TIMINGS and min(calm) > hopeless_s:
-            return (min(calm),)
+            return Timings((min(calm),), calm=True, hopeless=True)
         kept = [s for s in calm if s <= CALM * min(calm)]
         if len(kept) >= repeats:
-            return tuple(kept)
+            return Timings(tuple(kept), calm=True)
         least = min(s for _, s in taken)
         alike = sorted(s for slow, s in taken if slow <= SLIGHT and s <= ALIKE * least)
         if len(taken) >= TWICE * repeats and len(alike) >= max(TWICE, repeats):
-            return tuple(alike[:repeats])
-    return tuple(sorted(s for _, s in taken)[:repeats])
+            return Timings(tuple(alike[:repeats]), calm=True)
+    chosen = sorted(taken, key=lambda one: one[1])[:repeats]
+    return Timings(tuple(s for _, s in chosen), all(slow <= SLIGHT for slow, _ in chosen))

@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    if options.builds < 1:
-        parser.error("--builds must be at least 1")
+    if min(options.builds, options.rounds, options.measurements) < 1:
+        parser.error("--builds, --rounds and --measurements must be at least 1")
     peers.share_process(options.threads)
     # PyTorch's own, one for each tree that torch.export copies.
     warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
@@ -74,13 +74,17 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     from backends.registry import create_backend
 
-    with create_backend("cpu", {"threads": options.threads}) as backend:
+    names = list(filter(None, options.networks.split(",")))
+    for name in names:
+        get_model(name)  # says at once that there is none
+    threads = {"threads": options.threads}
+    with create_backend("cpu", threads) as backend, create_backend("cpu", threads) as other:
         target = backend.network_target()
         assert target is not None
-        kernels = _tuned(backend, options.measurements)
+        kernels = _tuned(backend, _Unlearned(other), options.measurements)
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {}
-    for name in filter(None, options.networks.split(",")):
+    for name in names:
         report[name] = _network(name, target, options, console)
     report["learned_ranking"] = _kernels(kernels, target, options.rounds, console)
     return report
@@ -201,8 +205,13 @@ class _Unlearned:
         return None
 
 
-def _tuned(backend: Backend, measurements: int) -> dict[Workload, tuple[LoopNest, LoopNest]]:
-    """For each workload the kernel found with the learned ranking, and the one without."""
+def _tuned(
+    backend: Backend, unlearned: _Unlearned, measurements: int
+) -> dict[Workload, tuple[LoopNest, LoopNest]]:
+    """For each workload the kernel found with the learned ranking, and the one without.
+
+    Each backend knows of its own kernels only which are hopeless.
+    """
     from backends.tuning import tune
 
     found = {}
@@ -211,7 +220,7 @@ def _tuned(backend: Backend, measurements: int) -> dict[Workload, tuple[LoopNest
         if workload.quick:
             learned = tune(backend, workload.nest, measurements, samples=samples)
             samples.extend(learned.samples(backend))
-            plain = tune(_Unlearned(backend), workload.nest, measurements)  # type: ignore[arg-type]
+            plain = tune(unlearned, workload.nest, measurements)  # type: ignore[arg-type]
             found[workload] = (learned.nest, plain.nest)
     return found
 

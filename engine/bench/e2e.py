@@ -42,16 +42,6 @@ if TYPE_CHECKING:
     from engine.config import ExperimentConfig
     from engine.network import Variant
 
-EXPERIMENTS = tuple(
-    Path(f"experiments/{name}.yaml")
-    for name in (
-        "resnet18_cifar10_cpu",
-        "resnet34_cifar10_cpu",
-        "resnext29_cifar10_cpu",
-        "densenet161_cifar10_cpu",
-        "mobilenetv2_imagenet_cpu",
-    )
-)
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
@@ -133,7 +123,9 @@ TITLES = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     parser = command.parser(__doc__)
-    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, type=Path)
+    parser.add_argument(
+        "experiments", nargs="*", default=metaschedule_network.EXPERIMENTS, type=Path
+    )
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=21)

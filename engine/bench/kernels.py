@@ -46,6 +46,7 @@ from engine.bench.kernel_report import (
 from engine.bench.metaschedule_records import Record
 from engine.bench.turns import least_s
 from engine.bench.workloads import Workload, workloads
+from engine.runs import write_atomic
 from genomes.gene import Gene
 from genomes.genome import Genome
 from genomes.nest import LoopNest
@@ -80,9 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    if options.measurements < 1:
-        parser.error("--measurements must be at least 1")
+    if options.rounds is None:
+        options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.rounds < 1 or options.measurements < 1:
+        parser.error("--rounds and --measurements must be at least 1")
     peers.share_process(options.threads)
     return command.run(
         "kernels", lambda console: _benchmark(options, console), kernel_report.TARGETS
@@ -101,7 +103,6 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         schedules = _read(options.schedules)
         if options.tune:
             _tune(chosen, backend, options, schedules, console)
-            _write(options.schedules, schedules)
         network = backend.network_target()
         assert network is not None
         target, lanes = dict(network.target), network.features.lanes
@@ -199,9 +200,14 @@ def _tune(
     schedules: dict[str, Genome],
     console: Console,
 ) -> None:
-    """Tune every workload, each with what those before it have taught the ranking."""
+    """Tune every workload, each with what those before it have taught the ranking.
+
+    What has been found is recorded at once; the recorded schedule stays where it is faster.
+    """
     from backends.tuning import Sample, tune
 
+    if not options.schedules.parent.is_dir():
+        raise BenchError(f"there is no folder {options.schedules.parent} to record schedules in")
     start, count = time.perf_counter(), 0
     samples: list[Sample] = []
     for workload in chosen:
@@ -214,6 +220,7 @@ def _tune(
         )
         if not kept:
             schedules[workload.name] = Genome.of({workload.name: genes})
+            _write(options.schedules, schedules)
         console.print(
             f"{workload.name}: {1e6 * tuned.latency_s:.1f} us after {tuned.measurements} "
             f"measurements ({1e6 * tuned.proposed_s:.1f} us before the ranking learned)"
@@ -249,7 +256,7 @@ def _read(path: Path) -> dict[str, Genome]:
 
 def _write(path: Path, schedules: Mapping[str, Genome]) -> None:
     lines = [f"{json.dumps(n)}: {json.dumps(g.to_json())}" for n, g in sorted(schedules.items())]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    write_atomic(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

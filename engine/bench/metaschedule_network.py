@@ -34,7 +34,16 @@ from engine.bench.metaschedule_tuning import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXPERIMENTS = ("experiments/resnet18_cifar10_cpu.yaml", "experiments/resnet34_cifar10_cpu.yaml")
+EXPERIMENTS = tuple(
+    Path(f"experiments/{name}.yaml")
+    for name in (
+        "resnet18_cifar10_cpu",
+        "resnet34_cifar10_cpu",
+        "resnext29_cifar10_cpu",
+        "densenet161_cifar10_cpu",
+        "mobilenetv2_imagenet_cpu",
+    )
+)
 RECORDS = Path("experiments/metaschedule_networks.json")
 TRIALS = 64
 SEED = 0

@@ -267,11 +267,17 @@ def weight_layouts(mod: Any) -> dict[str, Any]:
 
 
 def compiled(mod: Any, target: Any) -> Any:
-    """The machine code of a scheduled module that gets its weights packed."""
+    """The machine code of a scheduled module that gets its weights packed.
+
+    Like the kernels that it is compared with, it trusts its caller to pass what fits.
+    """
+    import tvm
     from tvm import tirx
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    return tirx.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target)
+    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
+        mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
+        return tirx.build(mod, target=target)
 
 
 def _plain(trace: Any) -> Any:

@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(arguments)
+    if options.measurements < 1 or options.rounds < 1:
+        parser.error("--measurements and --rounds must be at least 1")
     peers.share_process(options.threads)
     return command.run("tuning", lambda console: _benchmark(options, console), TARGETS)
 
@@ -97,8 +99,6 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     from backends.registry import create_backend
 
-    if options.measurements < 1:
-        raise BenchError(f"--measurements {options.measurements}: at least one is needed")
     chosen = [w for w in workloads() if (w.quick or options.all) and options.only in w.name]
     if not chosen:
         raise BenchError(f"no workload has {options.only!r} in its name")

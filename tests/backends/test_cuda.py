@@ -80,7 +80,7 @@ def test_workers_build_kernels_and_only_then_need_a_gpu(backend):
     wide = apply(LoopNest.fresh(SMALL), Gene.of("bind", loop="co", axis="vthread.x"))
     wide = apply(wide, Gene.of("bind", loop="ho", axis="vthread.y"))
     # Past `measure`, which has refused already.
-    results = backend._pool.imap([backend._job(nest, None) for nest in (good, wide, good)])
+    results = backend._pool.imap([backend._job(nest) for nest in (good, wide, good)])
     first, limit, second = [outcome_of(result) for result in results]
     for outcome in (first, second):
         assert outcome.kind is FailureKind.CRASHED

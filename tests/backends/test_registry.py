@@ -6,11 +6,8 @@ import pytest
 
 from backends.base import BackendError
 from backends.registry import BACKENDS, backend_type, create_backend
-from backends.store import MeasurementStore
-from backends.stored import StoredBackend
 from backends.table import TableBackend, TableOptions
 from genomes import plugins as loader
-from tests.backends.samples import fresh, scheduled
 
 
 class PluginBackend(TableBackend):
@@ -35,14 +32,6 @@ def test_built_in_backends_are_made_by_name():
     backend = create_backend("table", {"repeats": 3})
     assert isinstance(backend, TableBackend)
     assert backend.measure_options.repeats == 3
-
-
-def test_a_store_gives_a_backend_with_a_memory(tmp_path):
-    with MeasurementStore(tmp_path / "store.db") as store:
-        backend = create_backend("table", store=store, run_id="run-1")
-        assert isinstance(backend, StoredBackend)
-        backend.measure([scheduled(fresh(), 1)])
-        assert [row.run_id for row in store.rows()] == ["run-1"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from backends.base import Failed, FailureKind, Measured, MeasureOptions
 from backends.store import MeasurementStore, StoreError
 from backends.store_rows import Place
+from backends.timing.steady import IMPATIENT
 from genomes.nest import ConvShape
 from tests.backends.samples import fresh, scheduled
 
@@ -83,24 +84,20 @@ def test_a_row_answers_requests_that_are_no_more_demanding(store, outcome, asked
     assert known == (outcome if stands else None)
 
 
-def test_best_is_the_fastest_schedule_of_the_same_computation_and_device(store):
-    def timed(seconds):
-        return Measured((seconds,) * 3)
+def test_times_of_a_busy_machine_answer_their_own_run_and_the_impatient(store, monkeypatch):
+    monkeypatch.delenv(IMPATIENT, raising=False)
+    busy = replace(TIMES, calm=False)
+    store.put(fresh(), busy, HERE, OPTIONS, "run-1")
 
-    slow, fast, failed = (scheduled(fresh(), number) for number in (1, 2, 3))
-    other = scheduled(fresh(16), 4)
-    results = [
-        (slow, timed(3e-3)),
-        (fast, timed(2e-3)),
-        (failed, Failed(FailureKind.CRASHED, "SIGSEGV")),
-        (other, timed(1e-3)),
-    ]
-    store.put_many(results, HERE, OPTIONS)
-    store.put(slow, timed(1e-6), THERE, OPTIONS)
-    best = store.best(fast.structure_key, HERE)
-    assert (best.nest_key, best.measured) == (fast.key, timed(2e-3))
-    assert best.genes == tuple(s.schedule_genes for s in fast.statements)
-    assert store.best(fresh(4).structure_key, HERE) is None
+    def known(run_id, **asked):
+        found = store.get_many([fresh()], HERE, replace(OPTIONS, **asked), run_id)
+        return found.get(fresh().key)
+
+    assert known("run-1") == TIMES
+    assert known("run-2") is None
+    assert known("run-1", rtol=OPTIONS.rtol / 10) is None
+    monkeypatch.setenv(IMPATIENT, "1")
+    assert known("run-2") == TIMES
 
 
 def test_rows_hold_all_that_a_model_needs(store):

@@ -122,11 +122,11 @@ def test_outcomes_are_stored_one_by_one(store):
     assert (store.count(), len(backend.inner.asked)) == (2, 2)
 
 
-def test_best_and_run_id(store):
+def test_the_run_is_stored_and_drift_is_that_of_the_inner_backend(store):
     backend = StoredBackend(CountingBackend(), store, run_id="run-3")
-    assert backend.best(fresh()) is None
+    backend.inner.drift = [(0, 1e-3)]
     backend.measure([scheduled(fresh(), 5)])
-    assert backend.best(fresh()).nest_key == scheduled(fresh(), 5).key
+    assert backend.drift == [(0, 1e-3)]
     assert [row.run_id for row in store.rows()] == ["run-3"]
 
 

@@ -115,6 +115,14 @@ def test_a_board_that_is_lost_once_costs_a_session(target, reference) -> None:
     assert board.sessions == [("a",), ("a",)]
 
 
+def test_networks_that_fail_together_only_are_timed_together_again(target, reference) -> None:
+    config, output = reference
+    board = Board({"a": output, "b": output}, [BackendError("it was lost")] * 2)
+    answers = measure_libraries(config, same("a", "b"), replace(target, run=board), 2)
+    assert all(isinstance(answer, NetworkTimes) for answer in answers.values())
+    assert board.sessions == [("a", "b"), ("a", "b"), ("a",), ("b",), ("a", "b")]
+
+
 def test_no_network_is_blamed_when_no_board_is_free(target, reference) -> None:
     config, output = reference
     board = Board({"a": output, "b": output}, [NoDeviceError("no board within 1 s")])

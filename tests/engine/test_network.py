@@ -9,6 +9,8 @@ import torch
 
 from backends.base import Failed, FailureKind
 from backends.registry import create_backend
+from backends.timing import Look
+from backends.workers import Crashed, Finished, WorkerPool
 from engine import network
 from engine.network import (
     NetworkTimes,
@@ -76,6 +78,24 @@ def test_a_network_that_fails_costs_only_itself(config, target) -> None:
     assert "3 does not divide the extent 8" in times["illegal"].message
 
 
+def test_networks_that_fail_together_only_are_timed_together_again(
+    config, target, monkeypatch
+) -> None:
+    asked = []
+
+    def once(self, payload):
+        asked.append((list(payload["variants"]), payload["rounds"]))
+        if len(asked) == 1:
+            return Crashed("SIGSEGV", "run", "", {})
+        times = (float(len(asked)),) * payload["rounds"]
+        return Finished({n: NetworkTimes(times, 0.0) for n in payload["variants"]}, {})
+
+    monkeypatch.setattr(WorkerPool, "run", once)
+    times = measure_networks(config, {n: Variant(Genome(), {}) for n in "ab"}, target, rounds=9)
+    assert asked == [(["a", "b"], 9), (["a"], 1), (["b"], 1), (["a", "b"], 9)]
+    assert times == dict.fromkeys("ab", NetworkTimes((4.0,) * 9, 0.0))
+
+
 def test_functions_are_timed_in_turns() -> None:
     calls: list[str] = []
     times = interleaved({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=4)
@@ -88,9 +108,9 @@ def test_a_disturbed_turn_is_repeated(monkeypatch) -> None:
     clock = iter([0.0, 9.0, 9.0, 15.0, 15.0, 19.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     # Before the first attempt and after each: the third is between two that are calm.
-    slowdowns = iter([1.0, 1.4, 1.0, 1.01])
+    looks = iter(Look(slow, slow) for slow in [1.0, 1.4, 1.0, 1.01])
     calls: list[None] = []
-    assert network._calm_s(lambda: calls.append(None), 2, lambda: next(slowdowns)) == 2.0
+    assert network._calm_s(lambda: calls.append(None), 2, lambda: next(looks)) == 2.0
     assert len(calls) == 6
 
 

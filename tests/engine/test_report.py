@@ -63,6 +63,24 @@ def test_what_was_searched_and_where(config):
     assert "- **ended**: finished (generations)" in text
 
 
+@pytest.mark.parametrize(
+    ("drift", "line"),
+    [
+        ([], []),
+        ([[0, 1e-3]], ["- **drift**: the same kernel took 1.00 ms at first"]),
+        (
+            [[0, 1e-3], [50, 2e-3], [100, 1.1e-3]],
+            [
+                "- **drift**: the same kernel took 1.00 ms at first, 1.10 ms to 2.00 ms later "
+                "(2 timings)"
+            ],
+        ),
+    ],
+)
+def test_drift_of_the_device_shows(config, drift, line):
+    assert lines(render_result(result(config, drift=drift)), "- **drift**") == line
+
+
 def test_finalists_with_spread_and_count(config):
     text = render_result(result(config))
     assert lines(text, "| original") == [

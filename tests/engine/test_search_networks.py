@@ -95,6 +95,23 @@ class TestEndToEnd:
         assert record["improved"] is True
         assert "end_to_end_s" not in record["found"]
 
+    def test_without_the_original_the_fastest_whole_network_is_found(self, tmp_path, monkeypatch):
+        def times(name, _):
+            if name in ("original", "finalist-1"):
+                return Failed(FailureKind.WRONG_RESULT, "no")
+            return NetworkTimes((0.5 if name == "finalist-3" else 0.6,), 0.0)
+
+        record, _, _ = self.searched(tmp_path, monkeypatch, times)
+        assert record["found"]["name"] == "finalist-3"
+
+    def test_no_network_that_computes_something_else_is_found(self, tmp_path, monkeypatch):
+        def times(name, _):
+            kind = FailureKind.WRONG_RESULT if name == "finalist-1" else FailureKind.CRASHED
+            return Failed(kind, "no")
+
+        record, _, _ = self.searched(tmp_path, monkeypatch, times)
+        assert record["found"]["name"] == "finalist-2"
+
     def test_the_rest_is_measured_once(self, tmp_path, monkeypatch):
         def times(name, variant):
             return NetworkTimes((random.Random(name).random() + 1.0,), 0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.target import Target
 
-from backends.gpus import GpuFeatures, gpu_target
+from backends.gpus import GpuFeatures, gpu_target, nvcc_trouble
 from backends.lowering.compute import nest_function
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from backends.lowering.errors import LoweringError
@@ -112,15 +111,12 @@ def compile_source(source: str, arch: str) -> bytes:
     Raises:
         LoweringError: There is no nvcc, or it finds an error, which is the message.
     """
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise LoweringError(
-            "there is no nvcc on the PATH; install the CUDA toolkit, or add its bin folder to PATH"
-        )
+    if trouble := nvcc_trouble():
+        raise LoweringError(trouble)
     with tempfile.TemporaryDirectory(prefix="loopgene-") as folder:
         code, cubin = Path(folder, "kernel.cu"), Path(folder, "kernel.cubin")
         code.write_text(source)
-        command = [nvcc, "-cubin", "-O3", f"-arch={arch}", "-o", str(cubin), str(code)]
+        command = ["nvcc", "-cubin", "-O3", f"-arch={arch}", "-o", str(cubin), str(code)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).replace(f"{folder}/", "").splitlines()

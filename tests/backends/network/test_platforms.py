@@ -114,11 +114,11 @@ def test_activations_stay_in_nchw() -> None:
 
 
 def test_the_cores_of_this_machine_are_watched_where_they_are_timed() -> None:
-    with platform_of(gpu_target("sm_87")).undisturbed() as slowdown:
-        assert slowdown is None
-    with platform_of(TARGET).undisturbed() as slowdown:
-        assert slowdown is not None
-        assert slowdown() >= 1.0
+    with platform_of(gpu_target("sm_87")).undisturbed() as look:
+        assert look is None
+    with platform_of(TARGET).undisturbed() as look:
+        assert look is not None
+        assert all(1.0 <= slow < float("inf") for slow in look())
 
 
 @pytest.mark.cuda

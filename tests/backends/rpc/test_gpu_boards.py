@@ -47,7 +47,7 @@ def test_a_board_without_a_gpu_is_refused_in_one_line(farm) -> None:
 
 @pytest.mark.usefixtures("without_nvcc")
 def test_without_nvcc_it_says_so_at_once(farm) -> None:
-    with pytest.raises(BackendError, match="no nvcc on the PATH to compile for sm_90"):
+    with pytest.raises(BackendError, match="is a GPU, and there is no nvcc on the PATH"):
         RpcBackend(options(farm, target=target()))
 
 

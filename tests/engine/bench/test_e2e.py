@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backends.network import CompiledNetwork
-from engine.bench import e2e
+from engine.bench import e2e, metaschedule_network
 from engine.config import load_config
 from genomes.gene import Gene
 from genomes.genome import Genome
@@ -100,5 +100,5 @@ def test_a_peer_that_rounds_is_not_compared_with() -> None:
 
 
 def test_every_shipped_experiment_has_targets() -> None:
-    specs = [load_config(path).model.spec for path in e2e.EXPERIMENTS]
+    specs = [load_config(path).model.spec for path in metaschedule_network.EXPERIMENTS]
     assert specs == list(e2e.TARGETS)

@@ -22,11 +22,17 @@ def test_a_workload_without_a_record_is_tuned_and_timed(tmp_path, capfd) -> None
     assert "geomean" not in report
 
 
+@pytest.mark.parametrize("option", ["--measurements", "--rounds"])
+def test_nothing_is_measured_less_than_once(capsys, option) -> None:
+    with pytest.raises(SystemExit):
+        main([option, "0"])
+    assert "--measurements and --rounds must be at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--only", "nothing like it"], "no workload has 'nothing like it'"),
-        (["--measurements", "0"], "--measurements 0: at least one is needed"),
         (["--only", "128->128 3x3 16x16: 8", "--store", "none"], "no measurement store none"),
     ],
 )
