@@ -38,6 +38,10 @@ FAR = 1.7
 the cores of a virtual machine may be moved apart for seconds.  Arithmetic is as fast as before,
 and kernels that wait for each other's data take up to twice as long."""
 
+USUAL = 0.8
+"""An exchange takes at most so many times as long as arithmetic on one thread where two cores have
+a cache in common; when nothing else is known, that is taken for usual."""
+
 FIRST_PATIENCE_S, PATIENCE_S, REFILL = 2.0, 8.0, 0.25
 """So long is waited for the machine to give all its cores, and close together: at first, and
 later in all; of every second that passes so much comes back."""
@@ -140,7 +144,7 @@ class Probe:
 
     def _distance(self, now_s: float) -> float:
         """How many times as long an exchange takes as usual; 1 for what may be chance."""
-        near_s = self._shared[_NEAR] or now_s
+        near_s = self._shared[_NEAR]
         self._shared[_NEAR] = min(near_s, max(now_s, NEARER * near_s))
         return now_s / near_s if now_s > FAR * near_s else 1.0
 
@@ -163,6 +167,7 @@ class Probe:
             least_s = min(least_s, fastest_s(self._call, _FIRST_PROBES))
             if time.monotonic() > until:
                 break
+        self._shared[_NEAR] = USUAL * alone_s
         return least_s
 
 

@@ -25,8 +25,8 @@ Peer = tuple[Callable[[], object], np.ndarray]
 def share_process(threads: int) -> None:
     """Prepare a process, before it loads TVM, for TVM beside the other runtimes.
 
-    TVM binds the calling thread to one core; the threads that ONNX Runtime and PyTorch make later
-    would all be bound to the same one and run three times slower.
+    TVM would bind its threads to cores, on which those that ONNX Runtime and PyTorch make later
+    run up to three times slower.
     """
     os.environ["TVM_NUM_THREADS"] = str(threads)
     os.environ["TVM_BIND_THREADS"] = "0"

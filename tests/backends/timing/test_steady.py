@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from backends.devices import cpu_target
 from backends.timing import Look, Probe, helpers, most_waited_s, steady
 from backends.timing.helpers import EXCHANGED_LINES, LINE, exchange_kernel
-from backends.timing.steady import IMPATIENT, MOST, PATIENCE_S, REFILL, Timings
+from backends.timing.steady import IMPATIENT, MOST, PATIENCE_S, REFILL, USUAL, Timings
 from tests.backends.lowering.kernels import TARGET
 
 
@@ -203,14 +203,14 @@ def test_missing_cores_are_waited_for_but_not_for_ever(machine) -> None:
 
 
 class Exchange:
-    """An exchange that takes as long as `far` says, or the next of the values."""
+    """An exchange that takes so many times as long as usual, or the next of the values."""
 
     def __init__(self, machine: Machine, values: Iterable[float] = ()) -> None:
         self._machine, self._values = machine, iter(values)
         self.far = 1.0
 
     def __call__(self) -> None:
-        self._machine.now_s += 1e-5 * next(self._values, self.far)
+        self._machine.now_s += USUAL * 1e-5 * next(self._values, self.far)
 
 
 def test_patience_comes_back_while_the_machine_is_asked_again_and_again(machine) -> None:
@@ -231,6 +231,19 @@ def test_cores_that_are_far_apart_are_waited_for(machine) -> None:
     probe = Probe(machine.call, machine.alone, Exchange(machine, farness))
     assert [probe.look().last for _ in range(3)] == pytest.approx([1.0] * 3)
     assert machine.slept_s == pytest.approx(5 * 0.02)
+
+
+def test_cores_that_are_far_apart_at_first_are_waited_for(machine) -> None:
+    probe = Probe(machine.call, machine.alone, Exchange(machine, [3.0] * 25))
+    assert probe.look() == pytest.approx((3.0, 1.0), rel=1e-2)
+    assert machine.slept_s == pytest.approx(5 * 0.02)
+
+
+def test_cores_that_are_nearer_than_usual_teach_the_probe(machine) -> None:
+    probe = Probe(machine.call, machine.alone, Exchange(machine, [0.5] * 100))
+    for _ in range(20):
+        probe.look()
+    assert probe.look() == pytest.approx((2.0, 2.0), rel=2e-2)
 
 
 def test_what_was_waited_for_is_told(machine) -> None:
