@@ -6,8 +6,7 @@ the device fingerprint, which covers the TVM version.  How a kernel was timed an
 not part of the key: a row answers every request that is no more demanding than what was done
 (`store_rows.answers`).  Asking for fewer repeats measures nothing again, asking for more does;
 a longer time-out tries again what has timed out, and nothing else.  Times of a machine that
-something else kept busy answer the search that took them, and those that do not wait for a quiet
-machine; others measure again.
+something else kept busy answer only those that do not wait for a quiet one.
 
 Failures that the candidate is to blame for are remembered like times; others never are.
 """
@@ -114,23 +113,23 @@ class MeasurementStore:
         return self.get_many([nest], place, options).get(nest.key)
 
     def get_many(
-        self, nests: Iterable[LoopNest], place: Place, options: MeasureOptions, run_id: str = ""
+        self, nests: Iterable[LoopNest], place: Place, options: MeasureOptions
     ) -> dict[str, Outcome]:
-        """The known outcomes by `LoopNest.key`, as far as they answer the run `run_id`."""
+        """The known outcomes by `LoopNest.key`."""
         keys = list({nest.key for nest in nests})
         found: dict[str, Outcome] = {}
         with self._errors(), self._lock:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = keys[start : start + _KEYS_PER_QUERY]
                 rows = self._connection.execute(
-                    f"SELECT {_OUTCOME}, run_id FROM measurement WHERE target = ? AND device = ?"
+                    f"SELECT {_OUTCOME} FROM measurement WHERE target = ? AND device = ?"
                     f" AND nest_key IN ({','.join('?' * len(some))})",
                     (place.target, place.device, *some),
                 )
-                for key, *columns, measured_by in rows:
+                for key, *columns in rows:
                     outcome = read_outcome(*columns[:4])
                     done = MeasureOptions(*columns[4:])
-                    if done.repeats == DISTURBED and (is_impatient() or measured_by == run_id):
+                    if done.repeats == DISTURBED and is_impatient():
                         done = replace(done, repeats=options.repeats)
                     if answers(outcome, done, options):
                         found[key] = outcome

@@ -77,7 +77,7 @@ class StoredBackend(Backend):
             nest if all(s.has_schedule for s in nest.statements) else self.default_schedule(nest)
             for nest in nests
         ]
-        known = self.store.get_many(scheduled, self.place, self.measure_options, self._run_id)
+        known = self.store.get_many(scheduled, self.place, self.measure_options)
         missing = list({nest.key: nest for nest in scheduled if nest.key not in known}.values())
         self.inner.while_waiting = self.while_waiting
         # In the order of first appearance, like the loop below.

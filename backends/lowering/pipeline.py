@@ -1,8 +1,9 @@
-"""Build of scheduled kernels: TVM's pipeline, with accumulators kept on the stack.
+"""From scheduled functions to machine code of a CPU, with accumulators kept on the stack.
 
-Kernels on their own, of which a search builds many, take a shorter way to the same machine code:
-only those of TVM's passes that change a CPU kernel, without the ones whose work LLVM does again
-(common subexpressions, dead statements), and without checks of the arguments.
+Only those of TVM's passes that change a function for a CPU: a search builds many.  Those whose
+work LLVM does again are left out (common subexpressions, dead statements).  Kernels on their own
+and those of whole networks go the same way: other passes would leave LLVM other registers, and
+what was measured would say little of the network.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ from backends.lowering.skipping import skipped_padding
 from backends.lowering.vectors import masked_lanes, on_stack
 
 NAME = "loopgene"
-SHORT_NAME = "loopgene-kernel"
 
 
 def build(mod: tvm.IRModule, target: Target) -> tvm.runtime.Module:
     """The machine code of a scheduled module, which trusts its caller to pass what fits."""
-    PIPELINE_MAP.setdefault(SHORT_NAME, _short_pipeline)
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        return tirx.build(mod, target=target, pipeline=SHORT_NAME)
+        return tirx.build(mod, target=target, pipeline=registered())
 
 
 def registered() -> str:
@@ -38,16 +37,31 @@ def registered() -> str:
 
 
 def _pipeline() -> tuple[Pass, Callable[[], Pass], Callable[[], Pass]]:
-    lower, finalize_host, finalize_device = PIPELINE_MAP["s_tir"]()
+    _, finalize_host, finalize_device = PIPELINE_MAP["s_tir"]()
+    steps = [
+        *_to_loops(),
+        masked_copies,
+        tirx.transform.VectorizeLoop(),
+        tirx.transform.StorageRewrite(),
+        s_tir.transform.HoistIfThenElse(),
+        tirx.transform.UnrollLoop(),
+        s_tir.transform.RenormalizeSplitPattern(),
+        tirx.transform.StmtSimplify(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        tirx.transform.VerifyMemory(),
+        tirx.transform.AnnotateEntryFunc(),
+        tirx.transform.SplitHostDevice(),
+        tirx.transform.MakePackedAPI(),
+    ]
     return (
-        Sequential([*_to_loops(), masked_copies, lower]),
+        Sequential(steps),
         lambda: Sequential([masked_lanes, _keep_on_stack, finalize_host()]),
         finalize_device,
     )
 
 
 def _to_loops() -> list[Pass]:
-    """The beginning of TVM's pipeline, up to plain loops over flat buffers, still to vectorize."""
+    """The beginning, up to plain loops over flat buffers, still to vectorize."""
     return [
         s_tir.transform.CanonicalizeLoop(),
         s_tir.transform.LowerInitBlock(),
@@ -61,27 +75,6 @@ def _to_loops() -> list[Pass]:
         tirx.transform.NarrowDataType(32),
         skipped_padding,
     ]
-
-
-def _short_pipeline() -> tuple[Pass, Callable[[], Pass], Callable[[], Pass]]:
-    _, *finalize = _pipeline()
-    steps = [*_to_loops(), masked_copies, *(step() for step in _FROM_LOOPS)]
-    return Sequential(steps), finalize[0], finalize[1]
-
-
-_FROM_LOOPS: tuple[Callable[[], Pass], ...] = (
-    tirx.transform.VectorizeLoop,
-    tirx.transform.StorageRewrite,
-    s_tir.transform.HoistIfThenElse,
-    tirx.transform.UnrollLoop,
-    s_tir.transform.RenormalizeSplitPattern,
-    tirx.transform.StmtSimplify,
-    s_tir.transform.RewriteUnsafeSelect,
-    tirx.transform.VerifyMemory,
-    tirx.transform.AnnotateEntryFunc,
-    tirx.transform.SplitHostDevice,
-    tirx.transform.MakePackedAPI,
-)
 
 
 @tirx.transform.prim_func_pass(opt_level=0)

@@ -113,11 +113,16 @@ def reads_in_place(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
 def leaves_out(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     """Whether a tile reads its input in place and leaves out the multiply-adds with padding.
 
-    With conditions LLVM begins to spill where more than half of the registers accumulate, and
-    where those on rows and on columns cross, with some rows of many.
+    With conditions LLVM begins to spill where more than half of the registers accumulate, where
+    those on rows and on columns cross, with some rows of many, and where the input that the taps
+    of a row share does not fit beside the accumulators.
     """
+    s = form.statement
     accumulators = tile.rows * tile.columns * ceil(tile.channels / cpu.lanes)
-    if 2 * accumulators > cpu.registers or tile.rows not in (1, form.statement.rows):
+    if 2 * accumulators > cpu.registers or tile.rows not in (1, s.rows):
+        return False
+    shared = tile.columns + s.kw.extent - 1
+    if tile.columns < s.columns and accumulators + shared > cpu.registers:
         return False
     return form.pads and form.zeros and tile.by_channel
 

@@ -84,20 +84,16 @@ def test_a_row_answers_requests_that_are_no_more_demanding(store, outcome, asked
     assert known == (outcome if stands else None)
 
 
-def test_times_of_a_busy_machine_answer_their_own_run_and_the_impatient(store, monkeypatch):
+def test_times_of_a_busy_machine_answer_the_impatient_only(store, monkeypatch):
     monkeypatch.delenv(IMPATIENT, raising=False)
-    busy = replace(TIMES, calm=False)
-    store.put(fresh(), busy, HERE, OPTIONS, "run-1")
-
-    def known(run_id, **asked):
-        found = store.get_many([fresh()], HERE, replace(OPTIONS, **asked), run_id)
-        return found.get(fresh().key)
-
-    assert known("run-1") == TIMES
-    assert known("run-2") is None
-    assert known("run-1", rtol=OPTIONS.rtol / 10) is None
+    store.put(fresh(), replace(TIMES, calm=False), HERE, OPTIONS)
+    assert store.get(fresh(), HERE, OPTIONS) is None
     monkeypatch.setenv(IMPATIENT, "1")
-    assert known("run-2") == TIMES
+    assert store.get(fresh(), HERE, OPTIONS) == TIMES
+    assert store.get(fresh(), HERE, replace(OPTIONS, rtol=OPTIONS.rtol / 10)) is None
+    monkeypatch.delenv(IMPATIENT)
+    store.put(fresh(), TIMES, HERE, OPTIONS)
+    assert store.get(fresh(), HERE, OPTIONS) == TIMES
 
 
 def test_rows_hold_all_that_a_model_needs(store):

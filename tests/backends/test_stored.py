@@ -126,7 +126,7 @@ def test_the_run_is_stored_and_drift_is_that_of_the_inner_backend(store):
     backend = StoredBackend(CountingBackend(), store, run_id="run-3")
     backend.inner.drift = [(0, 1e-3)]
     backend.measure([scheduled(fresh(), 5)])
-    assert backend.drift == [(0, 1e-3)]
+    assert list(backend.drift) == [(0, 1e-3)]
     assert [row.run_id for row in store.rows()] == ["run-3"]
 
 
