@@ -50,6 +50,11 @@ class FailureKind(StrEnum):
     DEVICE_LOST = "device_lost"
 
     @property
+    def is_timeout(self) -> bool:
+        """Whether a quieter machine might have given another answer."""
+        return self in (FailureKind.BUILD_TIMEOUT, FailureKind.RUN_TIMEOUT)
+
+    @property
     def charged_to_candidate(self) -> bool:
         """Whether the candidate is to blame, so that the failure is remembered."""
         return self not in (FailureKind.QUEUE_TIMEOUT, FailureKind.DEVICE_LOST)

@@ -39,9 +39,8 @@ class KernelJob:
         nest: Scheduled.
         target: For `tvm.target.Target`.
         options: How to check and time it.
-        hopeless_s: A kernel that takes longer is given up soon.
-        lost_s: What of that is lost between the other kernels of a network; such a kernel is taken
-            to lose as much.
+        hopeless_s: A kernel that takes longer on its own is given up soon.
+        lost_s: What such a kernel is taken to lose between the other kernels of a network.
     """
 
     nest: LoopNest
@@ -159,8 +158,7 @@ def time_kernel(
 
     # Half of the deadline is left for what cannot be foreseen.
     most_s = options.run_timeout_s / 4
-    hopeless_s = None if job.hopeless_s is None else job.hopeless_s - job.lost_s
-    taken = steady(timed, beside.probe.look, options.repeats, hopeless_s, most_s)
+    taken = steady(timed, beside.probe.look, options.repeats, job.hopeless_s, most_s)
     if not all(np.isfinite(seconds) and seconds > 0 for seconds in taken.times_s):
         return Failed(FailureKind.CRASHED, f"the timer returned {taken.times_s}")
     lost = 0.0

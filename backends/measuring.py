@@ -52,7 +52,9 @@ class MeasuringBackend(Backend):
             ready = all(s.has_schedule for s in nest.statements)
             queue.append(nest if ready else self.default_schedule(nest))
         # Each job is made when a worker is free for it, with what is known by then.
-        results = self._pool.imap(map(self._limited, queue))
+        results = self._pool.imap(
+            self._job(nest) if nest is reference else self._limited(nest) for nest in queue
+        )
         done = self._jobs - len(nests)
         for nest, result in zip(queue, results, strict=True):
             outcome = outcome_of(result)

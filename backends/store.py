@@ -18,7 +18,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,11 @@ class MeasurementStore:
         options: MeasureOptions,
         run_id: str = "",
     ) -> None:
-        """Remember outcomes in one transaction; a row with the same key is replaced."""
+        """Remember outcomes in one transaction.
+
+        A row with the same key is replaced, but times are not by a time-out or by those of a
+        busy machine.
+        """
         kept = [
             (n, o) for n, o in results if isinstance(o, Measured) or o.kind.charged_to_candidate
         ]
@@ -162,12 +166,29 @@ class MeasurementStore:
         workloads = {nest.structure_key: workload_row(nest) for nest, _ in kept}
         rows = [measurement_row(nest, o, place, options, run_id) for nest, o in kept]
         with self._transaction():
+            rows = [
+                row for row, (_, o) in zip(rows, kept, strict=True) if self._tells_more(row, o)
+            ]
             self._connection.executemany(
                 "INSERT OR IGNORE INTO workload VALUES (?, ?, ?)", workloads.values()
             )
             self._connection.executemany(
                 f"INSERT OR REPLACE INTO measurement VALUES ({','.join('?' * 19)})", rows
             )
+
+    def _tells_more(self, row: Sequence[Any], outcome: Outcome) -> bool:
+        """Whether an outcome says more than the row with its key."""
+        if isinstance(outcome, Measured):
+            if outcome.calm:
+                return True
+        elif not outcome.kind.is_timeout:
+            return True
+        known = self._connection.execute(
+            "SELECT repeats FROM measurement WHERE nest_key = ? AND target = ? AND device = ?"
+            " AND failure IS NULL",
+            row[:3],
+        ).fetchone()
+        return known is None or (known[0] == DISTURBED and isinstance(outcome, Measured))
 
     def count(self) -> int:
         """Number of measurements, failures included."""

@@ -136,10 +136,12 @@ class Kernels:
 
 
 def _better(before: Outcome | None, now: Outcome) -> Outcome:
-    """The outcome to believe: of disturbed times the faster ones."""
-    if isinstance(before, Measured) and isinstance(now, Measured) and not now.calm:
-        return min(before, now, key=lambda measured: measured.median_s)
-    return now
+    """The outcome to believe: of disturbed times the faster ones, and no lack of time."""
+    if not isinstance(before, Measured):
+        return now
+    if isinstance(now, Measured):
+        return now if now.calm else min(before, now, key=lambda measured: measured.median_s)
+    return before if now.kind.is_timeout else now
 
 
 def _is_disturbed(outcome: Outcome | None) -> bool:

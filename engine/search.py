@@ -355,7 +355,8 @@ class Search:
             problem.space, self._archive, self.original, self._config.finalists
         )
         chosen = [self._evaluator.exactly(evaluation) for evaluation in chosen]
-        # A resumed search does not know their kernels yet; the store does.
+        # A resumed search does not know their kernels yet; the store does, but for those that
+        # were disturbed.
         genomes = [e.genome for e in (self.original, *chosen)]
         self._evaluator.evaluate(genomes)
         tuning = Tuning()

@@ -39,12 +39,12 @@ the cores of a virtual machine may be moved apart for seconds.  Arithmetic is as
 and kernels that wait for each other's data take up to twice as long."""
 
 USUAL = 0.8
-"""An exchange takes at most so many times as long as arithmetic on one thread where two cores have
-a cache in common; when nothing else is known, that is taken for usual."""
+"""An exchange takes at most so many times as long as arithmetic on one thread where cores have a
+cache in common.  That is taken for usual at first, unless waiting does not help."""
 
 FIRST_PATIENCE_S, PATIENCE_S, REFILL = 2.0, 8.0, 0.25
-"""So long is waited for the machine to give all its cores, and close together: at first, and
-later in all; of every second that passes so much comes back."""
+"""So long is waited for the machine to give all its cores at first, and so long for them, close
+together, at first and later in all; of every second that passes so much comes back."""
 
 IMPATIENT = "LOOPGENE_IMPATIENT"
 """The environment variable under which a busy machine is not waited for."""
@@ -167,13 +167,25 @@ class Probe:
             least_s = min(least_s, fastest_s(self._call, _FIRST_PROBES))
             if time.monotonic() > until:
                 break
-        self._shared[_NEAR] = USUAL * alone_s
+        self._shared[_NEAR] = self._first_near_s(USUAL * alone_s)
         return least_s
+
+    def _first_near_s(self, usual_s: float) -> float:
+        """What an exchange takes: as usual, or what it takes here however long one waits."""
+        if self._exchange is None:
+            return usual_s
+        until = time.monotonic() + patient_s(PATIENCE_S)
+        while (seen_s := fastest_s(self._exchange, _EXCHANGES)) > FAR * usual_s:
+            if time.monotonic() > until:
+                return seen_s
+            time.sleep(_PAUSE_S)
+        return usual_s
 
 
 def most_waited_s(busy_s: float) -> float:
     """Whole seconds that may be waited for the machine while a kernel is timed for `busy_s`."""
-    waited_s = FIRST_PATIENCE_S + (PATIENCE_S + REFILL * busy_s) / (1 - REFILL)
+    first_s = FIRST_PATIENCE_S + PATIENCE_S
+    waited_s = first_s + (PATIENCE_S + REFILL * busy_s) / (1 - REFILL)
     return math.ceil(patient_s(waited_s))
 
 

@@ -20,9 +20,6 @@ def failure_of(result: Raised | TimedOut | Crashed | Lost) -> Failed:
         case TimedOut(stage, limit_s, stages_s):
             kind = FailureKind.BUILD_TIMEOUT if stage == "build" else FailureKind.RUN_TIMEOUT
             return Failed(kind, f"killed after {limit_s:g} s in {stage}", plain(stages_s))
-        case Crashed("SIGKILL", stage, _, stages_s):
-            words = f"killed from outside in {stage}; the machine may be short of memory"
-            return Failed(FailureKind.DEVICE_LOST, words, plain(stages_s))
         case Crashed(reason, stage, output, stages_s):
             last = output.splitlines()[-1:]
             words = ": ".join([f"{reason} in {stage}", *last])

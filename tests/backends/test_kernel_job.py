@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from backends.base import Failed, FailureKind, Measured, MeasureOptions
 from backends.devices import cpu_features, cpu_target
 from backends.kernel_job import KernelJob, difference, operands_of
 from backends.lowering.epilogue import Epilogue
+from backends.timing import Look
 from genomes import presets
 from genomes.genome import replay
 from tests.backends.samples import fresh, shape
@@ -53,7 +55,9 @@ def test_beside_other_weights_a_kernel_is_what_it_is_in_a_network(target, monkey
 
 
 @pytest.mark.parametrize(("hopeless_s", "timings"), [(1e-9, 1), (1.0, 3)])
-def test_a_hopeless_kernel_is_given_up(target, hopeless_s, timings):
+def test_a_hopeless_kernel_is_given_up(target, monkeypatch, hopeless_s, timings):
+    probe = SimpleNamespace(look=lambda: Look(1.0, 1.0))
+    monkeypatch.setattr(kernel_job, "helpers", lambda _target: SimpleNamespace(probe=probe))
     scheduled = lowering.default_schedule(fresh(), cpu_features(target, 1))
     job = KernelJob(scheduled, target, OPTIONS, hopeless_s)
     outcome = kernel_job.run(job, lambda stage: None)

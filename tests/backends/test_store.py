@@ -84,6 +84,18 @@ def test_a_row_answers_requests_that_are_no_more_demanding(store, outcome, asked
     assert known == (outcome if stands else None)
 
 
+@pytest.mark.parametrize(
+    "worse", [replace(TIMES, calm=False), Failed(FailureKind.RUN_TIMEOUT, "too slow")]
+)
+def test_what_a_busy_machine_says_replaces_no_times(store, worse, monkeypatch):
+    monkeypatch.delenv(IMPATIENT, raising=False)
+    store.put(fresh(), TIMES, HERE, OPTIONS)
+    store.put(fresh(), worse, HERE, replace(OPTIONS, repeats=9))
+    assert store.get(fresh(), HERE, OPTIONS) == TIMES
+    store.put(fresh(), worse, THERE, OPTIONS)
+    assert store.count() == 2
+
+
 def test_times_of_a_busy_machine_answer_the_impatient_only(store, monkeypatch):
     monkeypatch.delenv(IMPATIENT, raising=False)
     store.put(fresh(), replace(TIMES, calm=False), HERE, OPTIONS)

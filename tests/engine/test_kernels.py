@@ -74,6 +74,12 @@ def test_a_device_that_is_lost_meanwhile_costs_nothing_that_is_known(tmp_path) -
     assert found == {"a": busy(3.0), "b": LOST}
 
 
+def test_a_time_out_on_a_busy_machine_takes_no_time_away(tmp_path) -> None:
+    slow, wrong = Failed(FailureKind.RUN_TIMEOUT, ""), Failed(FailureKind.WRONG_RESULT, "")
+    found, _ = known(tmp_path, Scripted(a=[busy(3.0), slow], b=[busy(1.0), wrong]))
+    assert found == {"a": busy(3.0), "b": wrong}
+
+
 def test_who_does_not_wait_takes_disturbed_times(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(IMPATIENT, "1")
     found, asked = known(tmp_path, Scripted(a=[busy(3.0), calm(2.0)]))

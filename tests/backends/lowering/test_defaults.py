@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from backends.lowering import default_schedule, schedule_candidates, schedule_space
+from backends.lowering import (
+    build_kernel,
+    default_schedule,
+    schedule_candidates,
+    schedule_space,
+)
+from backends.lowering.epilogue import Epilogue
 from backends.lowering.geometry import statement_forms
 from backends.lowering.tiles import Tile, tiles
 from genomes.operators import SCHEDULE_GENES
@@ -161,3 +167,15 @@ def test_one_pixel_of_one_channel_still_has_a_schedule():
     nest = conv(3, 1, 1, kernel=1)
     assert tiles(statement_forms(nest)[0], AVX512) == [Tile(False, 1, 1, 1, 1, False)]
     check(default_schedule(nest, AVX512))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_what_the_taps_of_a_row_share_is_not_spilled(parts) -> None:
+    nest = conv(64, 64, 32, input_lanes=16, output_lanes=16, bias=True)
+    if parts > 1:
+        nest = after(nest, gene("split_domain", loop="co", parts=parts))
+    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver4", "num-cores": 2}
+    kernel = build_kernel(default_schedule(nest, AVX512), target, Epilogue(activation="relu"))
+    vectors = [x for x in kernel.module.inspect_source("asm").splitlines() if "%zmm" in x]
+    assert len(vectors) > 100
+    assert not [x for x in vectors if "(%rsp)" in x]

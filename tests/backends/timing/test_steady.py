@@ -234,9 +234,19 @@ def test_cores_that_are_far_apart_are_waited_for(machine) -> None:
 
 
 def test_cores_that_are_far_apart_at_first_are_waited_for(machine) -> None:
-    probe = Probe(machine.call, machine.alone, Exchange(machine, [3.0] * 25))
-    assert probe.look() == pytest.approx((3.0, 1.0), rel=1e-2)
+    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine, [3.0] * 25))
+    assert probe.look() == pytest.approx((1.0, 1.0), rel=1e-2)
     assert machine.slept_s == pytest.approx(5 * 0.02)
+    exchange.far = 3.0
+    assert probe.look().first == pytest.approx(3.0, rel=1e-2)
+
+
+def test_cores_that_are_always_far_apart_are_usual_when_waiting_does_not_help(machine) -> None:
+    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine))
+    exchange.far = 3.0
+    assert probe.look() == pytest.approx((1.0, 1.0))
+    assert machine.slept_s == pytest.approx(PATIENCE_S, rel=0.05)
+    assert machine.slept_s <= most_waited_s(0.0)
 
 
 def test_cores_that_are_nearer_than_usual_teach_the_probe(machine) -> None:
@@ -247,7 +257,7 @@ def test_cores_that_are_nearer_than_usual_teach_the_probe(machine) -> None:
 
 
 def test_what_was_waited_for_is_told(machine) -> None:
-    farness = [1.0] * 5 + [3.0] * 10
+    farness = [1.0] * 10 + [3.0] * 10
     probe = Probe(machine.call, machine.alone, Exchange(machine, farness))
     assert probe.look() == pytest.approx((1.0, 1.0))
     assert probe.look() == pytest.approx((3.0, 1.0), rel=1e-2)

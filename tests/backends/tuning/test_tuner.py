@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -113,3 +114,25 @@ def test_it_can_be_stopped_between_measurements() -> None:
     with pytest.raises(StopError):
         tune(TableBackend(), DENSE, 32, between=between)
     assert len(calls) == 5
+
+
+class BusyBackend(TableBackend):
+    """Every schedule is timed twice too slow at first, since something else keeps it busy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def measure_iter(self, nests):
+        for nest, outcome in zip(nests, super().measure_iter(nests), strict=True):
+            first = nest.key not in self.asked
+            self.asked.append(nest.key)
+            times_s = tuple(2 * seconds for seconds in outcome.times_s)
+            yield replace(outcome, times_s=times_s, calm=False) if first else outcome
+
+
+def test_what_was_disturbed_is_timed_once_more() -> None:
+    backend = BusyBackend()
+    busy, quiet = tune(backend, DENSE, 24), tune(TableBackend(), DENSE, 24)
+    assert trace(busy) == trace(quiet)
+    assert len(backend.asked) == 2 * busy.measurements
