@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from backends.base import Backend, BackendError, Measured, Outcome
+from backends.timing import is_impatient
 from backends.tuning.mutations import neighbour
 from backends.tuning.ranking import Ranking, Sample
 from genomes.nest import LoopNest
@@ -181,14 +182,13 @@ class _Tuning:
     def _measure(self, nests: Sequence[LoopNest]) -> None:
         first = len(self._history)
         self._history.extend(self._trials(nests))
-        # Once more, where something else kept the machine busy.
-        disturbed = {
-            t.nest.key: n for n, t in enumerate(self._history) if n >= first and t.disturbed
-        }
-        again = [self._history[n].nest for n in disturbed.values()]
-        for trial in self._trials(again):
+        # Once more, where something else kept the machine busy, unless that is not waited for.
+        new = range(first, first if is_impatient() else len(self._history))
+        numbers = [n for n in new if self._history[n].disturbed]
+        again = self._trials([self._history[n].nest for n in numbers])
+        for number, trial in zip(numbers, again, strict=True):
             if isinstance(trial.outcome, Measured):
-                self._history[disturbed[trial.nest.key]] = trial
+                self._history[number] = trial
         for trial in self._history[first:]:
             features = self._known_features(trial.nest)
             if features is not None and isinstance(trial.outcome, Measured):

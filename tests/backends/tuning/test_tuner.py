@@ -7,6 +7,7 @@ import pytest
 
 from backends.base import BackendError, FailureKind, Measured
 from backends.table import TableBackend, TableOptions
+from backends.timing.steady import IMPATIENT
 from backends.tuning import tune
 from backends.tuning.tuner import FIRST_SHARE
 from engine.bench.workloads import workloads
@@ -131,8 +132,10 @@ class BusyBackend(TableBackend):
             yield replace(outcome, times_s=times_s, calm=False) if first else outcome
 
 
-def test_what_was_disturbed_is_timed_once_more() -> None:
+@pytest.mark.parametrize("impatient", [False, True])
+def test_what_was_disturbed_is_timed_once_more_by_who_waits(monkeypatch, impatient) -> None:
+    monkeypatch.setenv(IMPATIENT, "1" if impatient else "")
     backend = BusyBackend()
     busy, quiet = tune(backend, DENSE, 24), tune(TableBackend(), DENSE, 24)
-    assert trace(busy) == trace(quiet)
-    assert len(backend.asked) == 2 * busy.measurements
+    assert (trace(busy) == trace(quiet)) is not impatient
+    assert len(backend.asked) == (1 if impatient else 2) * busy.measurements
