@@ -10,6 +10,7 @@ import torch
 from backends.base import Failed, FailureKind
 from backends.registry import create_backend
 from backends.timing import Look
+from backends.timing.steady import IMPATIENT
 from backends.workers import Crashed, Finished, WorkerPool
 from engine import network
 from engine.network import (
@@ -105,6 +106,7 @@ def test_functions_are_timed_in_turns() -> None:
 
 
 def test_a_disturbed_turn_is_repeated(monkeypatch) -> None:
+    monkeypatch.delenv(IMPATIENT)
     clock = iter([0.0, 9.0, 9.0, 15.0, 15.0, 19.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     # Before the first attempt and after each: the third is between two that are calm.
@@ -112,6 +114,14 @@ def test_a_disturbed_turn_is_repeated(monkeypatch) -> None:
     calls: list[None] = []
     assert network._calm_s(lambda: calls.append(None), 2, lambda: next(looks)) == 2.0
     assert len(calls) == 6
+
+
+def test_a_disturbed_turn_counts_where_nobody_waits(monkeypatch) -> None:
+    clock = iter([0.0, 9.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    calls: list[None] = []
+    assert network._calm_s(lambda: calls.append(None), 2, lambda: Look(1.4, 1.4)) == 4.5
+    assert len(calls) == 2
 
 
 def test_turns_in_which_everything_is_slow_are_left_out() -> None:
