@@ -77,7 +77,7 @@ def load_checkpoint(path: Path, config_hash: str) -> dict[str, Any] | None:
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"{path} is damaged: {why}; it was left as it is: restore it from a copy, or start a "
-        "new run (measurements are kept and not repeated)"
+        "new run (measurements are kept)"
     )
 
 

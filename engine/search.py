@@ -345,7 +345,7 @@ class Search:
         except (LookupError, TypeError, ValueError, AssertionError, LoopGeneError) as error:
             raise CheckpointError(
                 f"{path} cannot be used: {error}; it was left as it is: start a new run "
-                "(measurements are kept and not repeated)"
+                "(measurements are kept)"
             ) from error
 
     def conclude(self, state: str, reason: str) -> dict[str, Any]:
