@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genomes.errors import LoopGeneError
 from genomes.nest import LoopNest
@@ -69,13 +69,13 @@ class Measured:
             a kernel that is clearly slower than others of its workload.
         stages_s: Seconds spent by stage: `build`, `check`, `measure`, `wait`.
         lost_s: What of each time is lost between the other kernels of a network.
-        calm: False where something else kept the machine busy all the time.
+        disturbed: Whether something else kept the machine busy all the time.
     """
 
     times_s: tuple[float, ...]
     stages_s: Mapping[str, float] = field(default_factory=dict)
     lost_s: float = 0.0
-    calm: bool = True
+    disturbed: bool = False
 
     @property
     def median_s(self) -> float:
@@ -95,6 +95,7 @@ class Failed:
     kind: FailureKind
     message: str
     stages_s: Mapping[str, float] = field(default_factory=dict)
+    disturbed: ClassVar = False
 
 
 Outcome = Measured | Failed

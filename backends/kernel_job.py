@@ -167,7 +167,7 @@ def time_kernel(
     elif options.weight_bytes:
         once_s = min(taken.times_s)
         lost = _lost_s(kernel, arguments, options.weight_bytes, beside, once_s, most_s)
-    return Measured(tuple(s + lost for s in taken.times_s), lost_s=lost, calm=taken.calm)
+    return Measured(tuple(s + lost for s in taken.times_s), lost_s=lost, disturbed=not taken.calm)
 
 
 @functools.lru_cache(maxsize=4)

@@ -179,7 +179,7 @@ class MeasurementStore:
     def _tells_more(self, row: Sequence[Any], outcome: Outcome) -> bool:
         """Whether an outcome says more than the row with its key."""
         if isinstance(outcome, Measured):
-            if outcome.calm:
+            if not outcome.disturbed:
                 return True
         elif not outcome.kind.is_timeout:
             return True

@@ -119,7 +119,7 @@ def measurement_row(
     result: tuple[Any, ...]
     done = options
     if isinstance(outcome, Measured):
-        done = options if outcome.calm else replace(options, repeats=DISTURBED)
+        done = replace(options, repeats=DISTURBED) if outcome.disturbed else options
         result = (None, None, json.dumps(outcome.times_s), outcome.median_s)
     else:
         result = (outcome.kind.value, outcome.message, None, None)

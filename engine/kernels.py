@@ -70,9 +70,13 @@ class Kernels:
         missing = [k for key, k in wanted.items() if key not in self._outcomes]
         for _ in range(TRIES):
             self._ask(missing, between)
-            missing = [k for k in missing if _is_disturbed(self._outcomes.get(k.key))]
+            missing = [k for k in missing if self._is_disturbed(k)]
             if not missing:
                 break
+
+    def _is_disturbed(self, kernel: LoopNest) -> bool:
+        outcome = self._outcomes.get(kernel.key)
+        return outcome is not None and outcome.disturbed
 
     def _ask(self, missing: Sequence[LoopNest], between: Between) -> None:
         self.backend.while_waiting = between
@@ -140,12 +144,8 @@ def _better(before: Outcome | None, now: Outcome) -> Outcome:
     if not isinstance(before, Measured):
         return now
     if isinstance(now, Measured):
-        return now if now.calm else min(before, now, key=lambda measured: measured.median_s)
+        return min(before, now, key=lambda m: m.median_s) if now.disturbed else now
     return before if now.kind.is_timeout else now
-
-
-def _is_disturbed(outcome: Outcome | None) -> bool:
-    return isinstance(outcome, Measured) and not outcome.calm
 
 
 def _final(outcome: Outcome) -> bool:

@@ -23,10 +23,10 @@ from engine.network import (
     build_model,
     compile_variant,
     network_input,
-    quiet,
     relative_error,
     wrong,
 )
+from engine.turns import quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,7 @@ result only; the variants are timed in turns, so that drift of the machine meets
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ import numpy as np
 
 from backends.base import Backend, Failed, FailureKind, LibraryTarget, NetworkTarget
 from backends.registry import backend_type, create_backend
-from backends.timing import Look, is_impatient, patient_s, steady
+from backends.timing import patient_s
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
 from engine.config import BackendConfig, ExperimentConfig, ModelConfig
+from engine.turns import SETTLE_S, interleaved, quiet
 from genomes.errors import ModelError
 from genomes.gene import Gene
 from genomes.genome import FORMAT, VERSION, Genome
@@ -32,15 +32,8 @@ if TYPE_CHECKING:
     from backends.network import CompiledNetwork
     from genomes.sites import Sites
 
-ROUND_S = 0.02
-"""Each network runs for at least so long in every round."""
-PAUSE_S = 0.02
-"""Rest before each turn, in which the threads of the turn before stop spinning."""
-SETTLE_S = 0.25
-"""Each network runs for so long outside the clock before each of its turns: as long as it takes
-until its threads have found their cores again."""
 GPU_SETTLE_S = 0.05
-"""The same on a GPU, which has no threads that have to find a core, but clocks that fall."""
+"""As `SETTLE_S`, on a GPU, which has no threads that have to find a core, but clocks that fall."""
 WEIGHTS = "weights_mb"
 """The option of a backend that says how many weights a network reads."""
 
@@ -188,76 +181,6 @@ def compile_variant(
         target.features.lanes,
     )
     return network, compiled
-
-
-def interleaved(
-    runs: Mapping[str, Callable[[], object]],
-    rounds: int,
-    settle_s: float = SETTLE_S,
-    look: Callable[[], Look] | None = None,
-) -> dict[str, list[float]]:
-    """Time functions in turns.
-
-    Args:
-        runs: Functions by name.
-        rounds: Turns of each.
-        settle_s: Each runs for so long outside the clock before each of its turns.
-        look: Tells how fast the machine runs, as `Probe.look`; a turn in which it was disturbed is
-            repeated. It must not leave threads behind that disturb the functions.
-
-    Returns:
-        For each function, seconds per call, one entry for each round.
-    """
-    counts: dict[str, int] = {}
-    for name, run in runs.items():
-        run()
-        start = time.perf_counter()
-        run()
-        once = max(time.perf_counter() - start, 1e-7)
-        counts[name] = max(1, round(ROUND_S / once))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            # The threads of the run before spin on, and then the scheduler has to find out which
-            # threads belong on which core; until then a call takes twice as long.
-            time.sleep(PAUSE_S)
-            settled = time.perf_counter() + settle_s
-            run()
-            while time.perf_counter() < settled:
-                run()
-            times[name].append(_calm_s(run, counts[name], look))
-    return times
-
-
-def _calm_s(run: Callable[[], object], count: int, look: Callable[[], Look] | None) -> float:
-    """Seconds of one of `count` calls, by an undisturbed attempt or the fastest of some.
-
-    The first one counts where a busy machine is not waited for.
-    """
-
-    def timed() -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            run()
-        return (time.perf_counter() - start) / count
-
-    return timed() if look is None or is_impatient() else steady(timed, look, 1).times_s[0]
-
-
-def quiet(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """The quieter half of the turns: those in which all functions together were fast.
-
-    Caches and memory that others use, too, make everything slower for some turns.
-
-    Args:
-        times: From `interleaved`.
-    """
-    if not times:
-        return {}
-    relative = [[s / statistics.median(values) for s in values] for values in times.values()]
-    noise = [sum(turn) for turn in zip(*relative, strict=True)]
-    kept = sorted(range(len(noise)), key=lambda turn: noise[turn])[: ceil(len(noise) / 2)]
-    return {name: [values[turn] for turn in sorted(kept)] for name, values in times.items()}
 
 
 def network_input(config: ExperimentConfig) -> np.ndarray:

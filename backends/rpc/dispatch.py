@@ -62,6 +62,8 @@ class _Task:
     """When it began to wait for a device."""
     built_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage of a build elsewhere."""
+    killed: bool = False
+    """Whether its build has been ended by something else."""
 
 
 class Dispatcher:
@@ -236,7 +238,11 @@ class Dispatcher:
                 self._repeat(task, reason)
             case Crashed(stage=stage) | TimedOut(stage=stage) | Raised(stage=stage):
                 failed = replace(failure_of(result), stages_s=stages_s)
-                if stage == BUILD:
+                killed = isinstance(result, Crashed) and result.killed
+                if stage == BUILD and killed and not task.killed:
+                    task.killed = True
+                    self._repeat(task, failed.message)
+                elif stage == BUILD:
                     self._results[task.index] = failed
                 elif not task.device:
                     self._repeat(task, failed.message)

@@ -49,11 +49,6 @@ class Trial:
     outcome: Outcome
     elapsed_s: float
 
-    @property
-    def disturbed(self) -> bool:
-        """Whether something else kept the machine busy while it was timed."""
-        return isinstance(self.outcome, Measured) and not self.outcome.calm
-
 
 @dataclass(frozen=True)
 class Tuned:
@@ -184,7 +179,7 @@ class _Tuning:
         self._history.extend(self._trials(nests))
         # Once more, where something else kept the machine busy, unless that is not waited for.
         new = range(first, first if is_impatient() else len(self._history))
-        numbers = [n for n in new if self._history[n].disturbed]
+        numbers = [n for n in new if self._history[n].outcome.disturbed]
         again = self._trials([self._history[n].nest for n in numbers])
         for number, trial in zip(numbers, again, strict=True):
             if isinstance(trial.outcome, Measured):

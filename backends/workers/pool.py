@@ -8,7 +8,7 @@ from typing import Any
 
 from backends.workers.crew import Crew
 from backends.workers.process import Worker
-from backends.workers.results import JobResult, WorkerError, WorkerSpec
+from backends.workers.results import Crashed, JobResult, WorkerError, WorkerSpec
 
 
 class WorkerPool:
@@ -44,6 +44,8 @@ class WorkerPool:
     def imap(self, payloads: Iterable[Any]) -> Iterator[JobResult]:
         """The results of the jobs in order, each as soon as it and those before it are there.
 
+        A job whose worker something else has killed is begun once more.
+
         No exclusive stage is under way while the caller works on a result, where they run alone.
 
         Raises:
@@ -70,6 +72,7 @@ class WorkerPool:
 
     def _imap(self, jobs: Iterator[tuple[int, Any]]) -> Iterator[JobResult]:
         results: dict[int, JobResult] = {}
+        unrepeated: dict[int, Any] = {}
         position = 0
         draining = False
         while True:
@@ -79,14 +82,20 @@ class WorkerPool:
             # Once all is ready, every exclusive stage comes before the next job.
             draining = draining and any(map(self._is_exclusive, self._crew.active))
             if not draining:
-                self._hand_out(jobs)
+                unrepeated.update(self._hand_out(jobs))
             active = self._crew.active
             if not active:
                 return
             if self._may_grant(active):
                 draining = self._spec.alone
                 min((w for w in active if w.waiting), key=_index).grant()
-            results.update(self._crew.listen())
+            for index, result in self._crew.listen():
+                begun = index in unrepeated
+                payload = unrepeated.pop(index, None)
+                if begun and isinstance(result, Crashed) and result.killed:
+                    self._crew.begin(index, payload)
+                else:
+                    results[index] = result
 
     def _is_exclusive(self, worker: Worker) -> bool:
         return worker.stage in self._spec.exclusive
@@ -98,7 +107,8 @@ class WorkerPool:
         running = any(self._is_exclusive(w) and not w.waiting for w in active)
         return not running and any(w.waiting for w in active)
 
-    def _hand_out(self, jobs: Iterator[tuple[int, Any]]) -> None:
+    def _hand_out(self, jobs: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Begin as many jobs as there is room for."""
         active = self._crew.active
         running = sum(not w.waiting for w in active)
         room = self._size + self._ahead - len(active)
@@ -107,6 +117,7 @@ class WorkerPool:
             if job is None:
                 return
             self._crew.begin(*job)
+            yield job
 
 
 def _index(worker: Worker) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,11 @@ class Crashed:
     stage: str
     output: str
     stages_s: Mapping[str, float]
+
+    @property
+    def killed(self) -> bool:
+        """Whether something else ended it, for instance the system when memory was short."""
+        return self.reason == signal.SIGKILL.name
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from rich.table import Table
 from engine.bench import command, peers
 from engine.bench.command import BenchError
 from engine.bench.kernels import own_kernel
-from engine.bench.turns import least_s
 from engine.bench.workloads import Workload, workloads
 from engine.models import get_model, load_model
-from engine.network import interleaved, relative_error
+from engine.network import relative_error
+from engine.turns import interleaved, least_s
 from genomes.gene import Gene
 from genomes.nest import LoopNest
 from genomes.transformations import apply

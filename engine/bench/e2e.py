@@ -183,7 +183,8 @@ def _time(
     """Seconds per call in every round, of all that runs the network."""
     import torch
 
-    from engine.network import build_model, compile_variant, interleaved
+    from engine.network import build_model, compile_variant
+    from engine.turns import interleaved
 
     target = _target(config, threads)
     torch.set_num_threads(threads)
@@ -204,7 +205,7 @@ def _time(
             _check(key, output, model, x, TF32_TOLERANCE if TF32 in key else TOLERANCE)
             runs[key] = run
     with torch.no_grad():
-        return interleaved(runs, rounds)
+        return interleaved(runs, rounds, rested=True)
 
 
 def _variants(result: Mapping[str, Any] | None) -> dict[str, Variant]:

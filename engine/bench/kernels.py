@@ -44,9 +44,9 @@ from engine.bench.kernel_report import (
     OURS,
 )
 from engine.bench.metaschedule_records import Record
-from engine.bench.turns import least_s
 from engine.bench.workloads import Workload, workloads
 from engine.runs import write_atomic
+from engine.turns import least_s
 from genomes.gene import Gene
 from genomes.genome import Genome
 from genomes.nest import LoopNest

@@ -27,9 +27,9 @@ from rich.table import Table
 from engine.bench import command, metaschedule, peers
 from engine.bench.command import BenchError, Target
 from engine.bench.kernels import TOLERANCE, own_kernel
-from engine.bench.turns import least_s
 from engine.bench.workloads import MIDDLE, Workload, name_of, workloads
 from engine.network import relative_error
+from engine.turns import least_s
 
 if TYPE_CHECKING:
     from backends.base import Backend

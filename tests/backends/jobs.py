@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -91,6 +92,15 @@ def exit_at_once(stage, code):
 def segfault(stage):
     stage("run")
     ctypes.string_at(0)
+
+
+def be_killed(stage, file, times):
+    """End as if the system had done it, in the first `times` tries."""
+    tries = len(Path(file).read_bytes()) if Path(file).exists() else 0
+    Path(file).write_bytes(bytes(tries + 1))
+    if tries < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tries
 
 
 def abort(stage):

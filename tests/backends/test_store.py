@@ -85,7 +85,7 @@ def test_a_row_answers_requests_that_are_no_more_demanding(store, outcome, asked
 
 
 @pytest.mark.parametrize(
-    "worse", [replace(TIMES, calm=False), Failed(FailureKind.RUN_TIMEOUT, "too slow")]
+    "worse", [replace(TIMES, disturbed=True), Failed(FailureKind.RUN_TIMEOUT, "too slow")]
 )
 def test_what_a_busy_machine_says_replaces_no_times(store, worse, monkeypatch):
     monkeypatch.delenv(IMPATIENT, raising=False)
@@ -98,7 +98,7 @@ def test_what_a_busy_machine_says_replaces_no_times(store, worse, monkeypatch):
 
 def test_times_of_a_busy_machine_answer_the_impatient_only(store, monkeypatch):
     monkeypatch.delenv(IMPATIENT, raising=False)
-    store.put(fresh(), replace(TIMES, calm=False), HERE, OPTIONS)
+    store.put(fresh(), replace(TIMES, disturbed=True), HERE, OPTIONS)
     assert store.get(fresh(), HERE, OPTIONS) is None
     monkeypatch.setenv(IMPATIENT, "1")
     assert store.get(fresh(), HERE, OPTIONS) == TIMES

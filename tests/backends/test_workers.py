@@ -110,6 +110,16 @@ def test_a_crash_costs_its_job_only(pool):
     assert (gone.reason, gone.output) == ("exit code 9", "first line\nlast words")
 
 
+def test_who_is_killed_by_something_else_is_run_once_more(tmp_path):
+    jobs = [("be_killed", tmp_path / f"{times}", times) for times in (1, 3)]
+    with WorkerPool(spec(), size=2) as pool:
+        before, once, always, after = pool.imap([("echo", 1), *jobs, ("echo", 2)])
+    assert (before.value, once.value, after.value) == (1, 1, 2)
+    assert isinstance(always, Crashed)
+    assert (always.reason, always.stage) == ("SIGKILL", "build")
+    assert (tmp_path / "3").stat().st_size == 2
+
+
 def test_each_stage_has_its_own_deadline():
     limits_s = {"build": 1.0, "run": 0.3}
     with WorkerPool(spec(limits_s=limits_s)) as pool:

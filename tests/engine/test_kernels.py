@@ -18,7 +18,7 @@ LOST = Failed(FailureKind.DEVICE_LOST, "gone")
 
 
 def busy(seconds: float) -> Measured:
-    return Measured((seconds,) * 3, calm=False)
+    return Measured((seconds,) * 3, disturbed=True)
 
 
 def calm(seconds: float) -> Measured:

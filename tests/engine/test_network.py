@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
 from backends.base import Failed, FailureKind
 from backends.registry import create_backend
-from backends.timing import Look
-from backends.timing.steady import IMPATIENT
 from backends.workers import Crashed, Finished, WorkerPool
-from engine import network
 from engine.network import (
     NetworkTimes,
     Variant,
     build_model,
-    interleaved,
     laid_out,
     measure_networks,
     network_schedules,
-    quiet,
 )
 from genomes.errors import ModelError
 from genomes.gene import Gene
@@ -95,40 +88,6 @@ def test_networks_that_fail_together_only_are_timed_together_again(
     times = measure_networks(config, {n: Variant(Genome(), {}) for n in "ab"}, target, rounds=9)
     assert asked == [(["a", "b"], 9), (["a"], 1), (["b"], 1), (["a", "b"], 9)]
     assert times == dict.fromkeys("ab", NetworkTimes((4.0,) * 9, 0.0))
-
-
-def test_functions_are_timed_in_turns() -> None:
-    calls: list[str] = []
-    times = interleaved({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=4)
-    assert [len(values) for values in times.values()] == [4, 4]
-    turns = [n for n, before in zip(calls[4:], ["", *calls[4:]], strict=False) if n != before]
-    assert turns == ["a", "b"] * 4
-
-
-def test_a_disturbed_turn_is_repeated(monkeypatch) -> None:
-    monkeypatch.delenv(IMPATIENT)
-    clock = iter([0.0, 9.0, 9.0, 15.0, 15.0, 19.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    # Before the first attempt and after each: the third is between two that are calm.
-    looks = iter(Look(slow, slow) for slow in [1.0, 1.4, 1.0, 1.01])
-    calls: list[None] = []
-    assert network._calm_s(lambda: calls.append(None), 2, lambda: next(looks)) == 2.0
-    assert len(calls) == 6
-
-
-def test_a_disturbed_turn_counts_where_nobody_waits(monkeypatch) -> None:
-    clock = iter([0.0, 9.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    calls: list[None] = []
-    assert network._calm_s(lambda: calls.append(None), 2, lambda: Look(1.4, 1.4)) == 4.5
-    assert len(calls) == 2
-
-
-def test_turns_in_which_everything_is_slow_are_left_out() -> None:
-    times = {"a": [1.0, 1.5, 1.1, 1.0, 9.0], "b": [10.0, 14.0, 10.1, 10.2, 10.0]}
-    assert quiet(times) == {"a": [1.0, 1.1, 1.0], "b": [10.0, 10.1, 10.2]}
-    assert quiet({"a": [2.0]}) == {"a": [2.0]}
-    assert quiet({}) == {}
 
 
 def test_weights_come_from_the_seed_or_from_a_file(tmp_path, config) -> None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 
 from backends.builder import Builder
-from backends.rpc import kernels
+from backends.rpc import kernels, modelled
 from backends.rpc.modelled import ModelledRpcBackend
 from backends.workers import Lost
 from genomes.errors import LoopGeneError
 
 CRASH, HANG = 5, 7
 """Output channels of kernels on which the compiler fails."""
+
+KILLS = "LOOPGENE_TEST_KILLS"
+"""Environment variable: the file in which each killed build leaves a byte."""
+
+
+def killed(job, stage):
+    """As `modelled.run`, in a process that is killed while it builds what has `CRASH` channels."""
+    if job.nest is not None and job.nest.shape.out_channels == CRASH:
+        with open(os.environ[KILLS], "ab") as kills:
+            kills.write(b".")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return modelled.run(job, stage)
 
 
 def run(job, stage):
@@ -30,6 +43,12 @@ class FragileBackend(ModelledRpcBackend):
     """Only builds elsewhere fail."""
 
     builds = "tests.backends.rpc.builds:run"
+
+
+class KilledBackend(ModelledRpcBackend):
+    """Builds here; some builds are killed."""
+
+    session = "tests.backends.rpc.builds:killed"
 
 
 class Backwards(Builder):

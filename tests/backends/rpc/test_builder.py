@@ -14,7 +14,15 @@ from backends.registry import create_backend
 from backends.rpc.modelled import ModelledOptions, ModelledRpcBackend
 from genomes.errors import LoopGeneError
 from tests.backends.rpc import accidents
-from tests.backends.rpc.builds import CRASH, HANG, Backwards, FragileBackend, Idle
+from tests.backends.rpc.builds import (
+    CRASH,
+    HANG,
+    KILLS,
+    Backwards,
+    FragileBackend,
+    Idle,
+    KilledBackend,
+)
 from tests.backends.rpc.samples import options
 from tests.backends.samples import fresh
 
@@ -88,6 +96,17 @@ def test_what_fails_while_it_is_built_is_told_apart(farm):
         FailureKind.BUILD_TIMEOUT,
         "killed after 2 s in build",
     )
+
+
+def test_a_build_here_that_is_killed_is_begun_once_more(farm, tmp_path, monkeypatch):
+    kills = tmp_path / "kills"
+    monkeypatch.setenv(KILLS, str(kills))
+    with KilledBackend(modelled(farm)) as backend:
+        before, killed, after = backend.measure([fresh(8, out_channels=n) for n in (8, CRASH, 16)])
+    assert isinstance(before, Measured)
+    assert isinstance(after, Measured)
+    assert (killed.kind, killed.message) == (FailureKind.CRASHED, "SIGKILL in build")
+    assert kills.read_bytes() == b".."
 
 
 def test_a_kernel_that_is_tried_again_is_not_built_again(farm, pool):

@@ -129,7 +129,7 @@ class BusyBackend(TableBackend):
             first = nest.key not in self.asked
             self.asked.append(nest.key)
             times_s = tuple(2 * seconds for seconds in outcome.times_s)
-            yield replace(outcome, times_s=times_s, calm=False) if first else outcome
+            yield replace(outcome, times_s=times_s, disturbed=True) if first else outcome
 
 
 @pytest.mark.parametrize("impatient", [False, True])
