@@ -87,14 +87,23 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
         if leaves_out(form, cpu, tile)
     ]
     for costs, pads in ((copied, paddings), (masked, (Pads.AT_TAPS,)), (left_out, (Pads.INLINE,))):
-        costs.sort(key=lambda cost: cost[0] / cost[1].elements)
-        for per_tile, tile in costs[:RANKED_TILES]:
+        for per_tile, tile in _cheapest(costs):
             counts = trips(form, tile)
             for plan in _plans(cpu, tile, len(counts), pads):
                 slots = _slots(form, cpu, plan, counts, per_tile, sharers)
                 estimates.append((slots, plan))
     estimates.sort(key=lambda estimate: estimate[0])
     return [plan for _, plan in estimates]
+
+
+def _cheapest(costs: list[tuple[float, Tile]]) -> list[tuple[float, Tile]]:
+    """Tiles of either sort that take the fewest slots for an element.
+
+    What a sort needs beside its tiles, such as a copy of the input, is not known yet.
+    """
+    costs.sort(key=lambda cost: cost[0] / cost[1].elements)
+    sorts = ([c for c in costs if c[1].by_channel is by_channel] for by_channel in (True, False))
+    return [cost for sort in sorts for cost in sort[:RANKED_TILES]]
 
 
 def trips(form: StatementForm, tile: Tile) -> dict[str, int]:

@@ -29,7 +29,8 @@ MOST_COLUMNS = 28
 MOST_CHANNELS = 64
 MOST_BROADCAST_CHANNELS = 16
 TRIPLE = 3
-"""Registers of channels that are loops of their own: 48 channels are no vector that LLVM likes."""
+"""Registers of channels that are loops of their own: 48 channels are no vector that LLVM likes.
+Halves of registers, where the channels are no multiple of a whole one: 24."""
 MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 
@@ -118,7 +119,7 @@ def leaves_out(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     of a row share does not fit beside the accumulators.
     """
     s = form.statement
-    accumulators = tile.rows * tile.columns * ceil(tile.channels / cpu.lanes)
+    accumulators = tile.elements // tile.width * ceil(tile.width / cpu.lanes)
     if 2 * accumulators > cpu.registers or tile.rows not in (1, s.rows):
         return False
     shared = tile.columns + s.kw.extent - 1
@@ -145,7 +146,7 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     if can_be_flat(form):
         shapes += [(1, c, True) for c in _divisors(s.rows * s.columns)]
     for channels, width in _channel_widths(form, cpu):
-        registers = ceil(channels / cpu.lanes)
+        registers = channels // width * ceil(width / cpu.lanes)
         operands = registers + (registers > 1)
         for rows, columns, flat in shapes:
             accumulators = rows * columns * registers
@@ -160,8 +161,10 @@ def _channel_widths(form: StatementForm, cpu: CpuFeatures) -> list[tuple[int, in
     if s.groups > 1 and per_group == s.inputs.count == 1 and form.copy_lanes:
         return [(form.copy_lanes, form.copy_lanes)]
     found = [(channels, channels) for channels in _widths(per_group, MOST_CHANNELS, cpu)]
-    if per_group % (TRIPLE * cpu.lanes) == 0:
-        found.append((TRIPLE * cpu.lanes, cpu.lanes))
+    widths = (cpu.lanes, cpu.lanes // 2) if cpu.lanes == LINE_LANES else (cpu.lanes,)
+    width = next((w for w in widths if per_group % w == 0), 0)
+    if width and per_group % (TRIPLE * width) == 0:
+        found.append((TRIPLE * width, width))
     return found
 
 
@@ -217,22 +220,22 @@ def tile_slots(
     s = form.statement
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
     width = float(ceil(tile.width / cpu.lanes))
+    if cpu.lanes == LINE_LANES and (tile.by_channel or s.inputs.count == 1):
+        # Of halves of such a register, two are computed at once.
+        width = ceil(2 * tile.width / cpu.lanes) / 2
     if tile.width.bit_count() > 1 and s.inputs.count > 1:
         width *= ODD_WIDTH
     chains = CHAINS
     if tile.by_channel:
         pixels = tile.rows * tile.columns
         accumulators = pixels * width * (tile.channels // tile.width)
-        weights = sum(pieces(tile.channels, cpu.lanes))
+        weights = tile.channels // tile.width * sum(pieces(tile.width, cpu.lanes))
         loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
         if form.output_lanes:
             written = STORE_SLOTS * pixels * weights
         else:
             written = (TRANSPOSE_SLOTS if tile.columns > 2 else SCALAR_SLOTS) * tile.elements
     else:
-        if s.inputs.count == 1 and cpu.lanes == LINE_LANES:
-            # The loads decide, and half a register is as good as a whole one.
-            width = ceil(2 * tile.width / cpu.lanes) / 2
         lines = tile.rows * (tile.columns // tile.width)
         accumulators = lines * width * tile.channels
         lines_loaded = lines * _line_load_slots(form, cpu, tile, in_place)

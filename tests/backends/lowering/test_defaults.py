@@ -25,6 +25,7 @@ SHAPES = {
     "7x7 pixels": conv(32, 40, 7, kernel=1),
     "2x2 pixels": conv(16, 32, 2),
     "three registers of channels": conv(16, 48, 4),
+    "three halves of registers": conv(32, 24, 12, kernel=1, input_lanes=16, output_lanes=8),
     "1 pixel": conv(16, 10, 1, kernel=1),
     "prime": conv(7, 13, (11, 13)),
     "4 groups": conv(32, 64, 8, groups=4),
@@ -150,6 +151,20 @@ def test_48_channels_are_three_registers():
     assert schedule.lanes("weight") == schedule.lanes("accumulator") == 16
     inner = schedule.loops[-2:]
     assert [(x.extent, x.mark) for x in inner] == [(3, "unroll"), (16, "vectorize")]
+
+
+def test_24_channels_are_three_halves_of_registers():
+    nest = conv(96, 24, 56, kernel=1, input_lanes=16, output_lanes=8)
+    schedule = default_schedule(nest, AVX512).statements[0].scheduled(1)
+    assert schedule.lanes("weight") == schedule.lanes("accumulator") == 8
+    inner = schedule.loops[-2:]
+    assert [(x.extent, x.mark) for x in inner] == [(3, "unroll"), (8, "vectorize")]
+
+
+def test_what_needs_a_copy_of_the_input_does_not_displace_what_needs_none():
+    nest = conv(144, 20, 56, kernel=1, input_lanes=16)
+    assert vector(default_schedule(nest, AVX512)).startswith("co")
+    assert {"co", "ho"} <= {vector(k)[:2] for k in schedule_space(nest, AVX512)}
 
 
 def test_padding_of_a_depthwise_convolution_is_read_in_place_where_lanes_have_masks():
