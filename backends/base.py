@@ -90,12 +90,13 @@ class Failed:
         kind: The class of the failure.
         message: What happened, one line.
         stages_s: Seconds spent by stage before it failed.
+        disturbed: As that of `Measured`: it has no times that could be.
     """
 
     kind: FailureKind
     message: str
     stages_s: Mapping[str, float] = field(default_factory=dict)
-    disturbed: ClassVar = False
+    disturbed: ClassVar[bool] = False
 
 
 Outcome = Measured | Failed

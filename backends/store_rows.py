@@ -15,7 +15,7 @@ from genomes.nest import LoopNest
 OPTIONS = ("repeats", "min_repeat_ms", "build_timeout_s", "run_timeout_s", "rtol", "atol")
 
 DISTURBED = 0
-"""The repeats of times that are not calm: they are as good as none."""
+"""The repeats of disturbed times: they are as good as none."""
 
 
 @dataclass(frozen=True)

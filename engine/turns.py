@@ -40,14 +40,16 @@ def interleaved(
         settle_s: Each runs for so long outside the clock before each of its turns.
         look: Tells how fast the machine runs, as `Probe.look`; a turn in which it was disturbed is
             repeated. It must not leave threads behind that disturb the functions.
-        rested: Whether all threads `rest` before each turn: needed where functions have threads
-            of their own.
+        rested: Whether all threads `rest` before each turn; those that share the threads of one
+            pool need no rest.
 
     Returns:
         For each function, seconds per call, one entry for each round.
     """
     counts: dict[str, int] = {}
     for name, run in runs.items():
+        if rested:
+            rest()
         run()
         start = time.perf_counter()
         run()

@@ -30,7 +30,7 @@ MOST_CHANNELS = 64
 MOST_BROADCAST_CHANNELS = 16
 TRIPLE = 3
 """Registers of channels that are loops of their own: 48 channels are no vector that LLVM likes.
-Halves of registers, where the channels are no multiple of a whole one: 24."""
+With 16 lanes also halves of registers, where the channels are no multiple of a whole one: 24."""
 MOST_UNROLLED = 96
 """Multiply-adds in the body of the innermost reduction loop that stays a loop."""
 

@@ -184,6 +184,7 @@ class RpcBackend(LoweredSchedules):
             exclusive=frozenset(),
             initialise="backends.rpc.kernels:initialise",
             arguments=(trial,),
+            repeats_killed=False,  # the dispatcher does
         )
         return Workshop(spec, trial, toolchain(self._target))
 

@@ -5,7 +5,8 @@ one that the worker has built.
 
 A device that is new or has failed runs the reference kernel first.  A session that goes wrong
 before the candidate's code runs is the device's fault, and the candidate is tried again; a
-candidate whose code ends two sessions has done so itself.
+candidate whose code ends two sessions has done so itself.  A build that something else has killed
+is begun once more.
 """
 
 from __future__ import annotations
@@ -236,13 +237,12 @@ class Dispatcher:
                 self._results[task.index] = replace(outcome, stages_s=stages_s)
             case Lost(reason):
                 self._repeat(task, reason)
+            case Crashed(stage="build") if result.killed and not task.killed:
+                task.killed = True
+                self._again.append(task)
             case Crashed(stage=stage) | TimedOut(stage=stage) | Raised(stage=stage):
                 failed = replace(failure_of(result), stages_s=stages_s)
-                killed = isinstance(result, Crashed) and result.killed
-                if stage == BUILD and killed and not task.killed:
-                    task.killed = True
-                    self._repeat(task, failed.message)
-                elif stage == BUILD:
+                if stage == BUILD:
                     self._results[task.index] = failed
                 elif not task.device:
                     self._repeat(task, failed.message)

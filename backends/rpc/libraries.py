@@ -89,6 +89,7 @@ class LibraryRunner:
             function="backends.rpc.libraries:run",
             limits_s={_CONNECT: RUN_TIMEOUT_S, "run": limit_s},
             environment={**ONE_THREAD, "TVM_NUM_THREADS": "1"},
+            repeats_killed=False,  # a board is granted once
         )
         with (
             WorkerPool(spec) as pool,

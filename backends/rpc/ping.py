@@ -67,6 +67,7 @@ def worker_spec() -> WorkerSpec:
         limits_s=LIMITS_S,
         initialise="backends.rpc.ping:initialise",
         environment={**ONE_THREAD, "TVM_NUM_THREADS": "1"},
+        repeats_killed=False,  # a board is granted once
     )
 
 

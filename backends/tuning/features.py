@@ -14,6 +14,7 @@ from math import ceil, log2, prod
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm, statement_forms
+from backends.lowering.tiles import LINE_LANES
 from genomes.nest import LoopNest
 from genomes.schedule import Loop
 
@@ -174,6 +175,12 @@ class _Look:
         return ceil(self.width / self.cpu.lanes) * self.tile_elements // self.width
 
     @property
+    def _share_of_register(self) -> float:
+        """What a multiply-add of a vector of channels takes of that of a whole register."""
+        halves = self.by_channel and self.cpu.lanes == LINE_LANES
+        return 0.5 if halves and 2 * self.width <= self.cpu.lanes else 1.0
+
+    @property
     def unrolled(self) -> int:
         return _product(loop for loop in self.loops if loop.mark == "unroll")
 
@@ -199,8 +206,8 @@ class _Look:
             return BROADCAST_SLOTS * self.tile_channels + vectors * self.tile_pixels / self.width
         distance = 1.0 + (self.weight_bytes > self.cpu.l1_bytes) / 2
         distance += 1.5 * (self.weight_bytes > self.cpu.l2_bytes)
-        return BROADCAST_SLOTS * self.tile_pixels + distance * ceil(
-            self.tile_channels / self.cpu.lanes
+        return BROADCAST_SLOTS * self.tile_pixels + distance * (
+            ceil(self.tile_channels / self.width) * vectors
         )
 
     @property
@@ -269,7 +276,7 @@ class _Look:
     def slots(self) -> float:
         """The estimate: slots of fused multiply-adds on the thread that has the most of them."""
         chains = 0 if self.unrolled_reduction == self.reduction else CHAINS
-        step = max(self.registers, self.loads, chains)
+        step = max(self.registers * self._share_of_register, self.loads, chains)
         crowded = self.registers > CROWDED * self.cpu.registers
         if self.rolled or crowded or self.vector is None:
             step += SPILL_SLOTS * self.registers

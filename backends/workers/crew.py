@@ -129,7 +129,7 @@ class Crew:
     def _hear(self, worker: Worker) -> JobResult | None:
         try:
             verb, content, now = worker.channel.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # it may have been in the middle of a message
             return self._bury(worker)
         if verb == "stage":
             worker.enter(content, now, content in self._spec.exclusive)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,7 +46,8 @@ class WorkerPool:
     def imap(self, payloads: Iterable[Any]) -> Iterator[JobResult]:
         """The results of the jobs in order, each as soon as it and those before it are there.
 
-        A job whose worker something else has killed is begun once more.
+        A job whose worker something else has killed is begun once more; its seconds are those of
+        the second try.
 
         No exclusive stage is under way while the caller works on a result, where they run alone.
 
@@ -72,7 +75,9 @@ class WorkerPool:
 
     def _imap(self, jobs: Iterator[tuple[int, Any]]) -> Iterator[JobResult]:
         results: dict[int, JobResult] = {}
-        unrepeated: dict[int, Any] = {}
+        payloads: dict[int, Any] = {}
+        again: deque[tuple[int, Any]] = deque()
+        repeated: set[int] = set()
         position = 0
         draining = False
         while True:
@@ -81,21 +86,29 @@ class WorkerPool:
                 position += 1
             # Once all is ready, every exclusive stage comes before the next job.
             draining = draining and any(map(self._is_exclusive, self._crew.active))
-            if not draining:
-                unrepeated.update(self._hand_out(jobs))
+            while not draining and self._has_room():
+                job = again.popleft() if again else next(jobs, None)
+                if job is None:
+                    break
+                self._crew.begin(*job)
+                payloads[job[0]] = job[1]
             active = self._crew.active
             if not active:
                 return
             if self._may_grant(active):
                 draining = self._spec.alone
-                min((w for w in active if w.waiting), key=_index).grant()
+                with contextlib.suppress(ConnectionError):  # one that has ended is found below
+                    min((w for w in active if w.waiting), key=_index).grant()
             for index, result in self._crew.listen():
-                begun = index in unrepeated
-                payload = unrepeated.pop(index, None)
-                if begun and isinstance(result, Crashed) and result.killed:
-                    self._crew.begin(index, payload)
+                payload = payloads.pop(index)
+                if self._was_killed(result) and index not in repeated:
+                    repeated.add(index)
+                    again.append((index, payload))
                 else:
                     results[index] = result
+
+    def _was_killed(self, result: JobResult) -> bool:
+        return self._spec.repeats_killed and isinstance(result, Crashed) and result.killed
 
     def _is_exclusive(self, worker: Worker) -> bool:
         return worker.stage in self._spec.exclusive
@@ -107,17 +120,11 @@ class WorkerPool:
         running = any(self._is_exclusive(w) and not w.waiting for w in active)
         return not running and any(w.waiting for w in active)
 
-    def _hand_out(self, jobs: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """Begin as many jobs as there is room for."""
+    def _has_room(self) -> bool:
+        """Whether another job may be begun."""
         active = self._crew.active
         running = sum(not w.waiting for w in active)
-        room = self._size + self._ahead - len(active)
-        for _ in range(min(room, self._size - running)):
-            job = next(jobs, None)
-            if job is None:
-                return
-            self._crew.begin(*job)
-            yield job
+        return running < self._size and len(active) < self._size + self._ahead
 
 
 def _index(worker: Worker) -> int:

@@ -62,7 +62,7 @@ class Crashed:
 
     @property
     def killed(self) -> bool:
-        """Whether something else ended it, for instance the system when memory was short."""
+        """Whether something else has probably ended it: the system, when memory was short."""
         return self.reason == signal.SIGKILL.name
 
 
@@ -93,6 +93,7 @@ class WorkerSpec:
         arguments: Arguments of `initialise`.
         environment: Environment variables, set before anything is imported.
         jobs_per_worker: A worker is replaced after so many jobs: compilers leak.
+        repeats_killed: Whether a job is begun once more when something else has killed its worker.
         memory_limit_bytes: Limit of a worker's private memory.
         start_timeout_s: Limit of `initialise`.
     """
@@ -105,5 +106,6 @@ class WorkerSpec:
     arguments: tuple[Any, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     jobs_per_worker: int = 200
+    repeats_killed: bool = True
     memory_limit_bytes: int | None = None
     start_timeout_s: float = 120.0

@@ -120,6 +120,29 @@ def test_who_is_killed_by_something_else_is_run_once_more(tmp_path):
     assert (tmp_path / "3").stat().st_size == 2
 
 
+def test_who_is_killed_is_not_run_again_where_that_makes_no_sense(tmp_path):
+    with WorkerPool(spec(repeats_killed=False)) as pool:
+        assert isinstance(pool.run(("be_killed", tmp_path / "once", 1)), Crashed)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_job_that_is_killed_while_it_waits_for_its_turn_disturbs_nobody(alone):
+    settings = spec(exclusive=frozenset({"run"}), alone=alone)
+    with WorkerPool(settings, size=2, ahead=2) as pool:
+        results = pool.imap([("spans", 0.05, 0.4)] * 4)
+        first = next(results)
+        (waiting, *_) = [w for w in pool._crew.active if w.stage == "run" and w.waiting]
+        os.kill(waiting.pid, signal.SIGKILL)
+        assert wait_until(lambda: not alive(waiting.pid))
+        spans = [r.value for r in (first, *results)]
+    assert len(spans) == 4
+    runs = sorted(run for _, run in spans)
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(runs))
+    if alone:
+        builds = [build for build, _ in spans]
+        assert not any(b < run[1] and run[0] < e for b, e in builds for run in runs)
+
+
 def test_each_stage_has_its_own_deadline():
     limits_s = {"build": 1.0, "run": 0.3}
     with WorkerPool(spec(limits_s=limits_s)) as pool:

@@ -20,13 +20,24 @@ KILLS = "LOOPGENE_TEST_KILLS"
 """Environment variable: the file in which each killed build leaves a byte."""
 
 
-def killed(job, stage):
-    """As `modelled.run`, in a process that is killed while it builds what has `CRASH` channels."""
+def be_killed(job):
+    """The end of a process that builds what has `CRASH` channels."""
     if job.nest is not None and job.nest.shape.out_channels == CRASH:
         with open(os.environ[KILLS], "ab") as kills:
             kills.write(b".")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_here(job, stage):
+    """As `modelled.run`, where some builds are killed."""
+    be_killed(job)
     return modelled.run(job, stage)
+
+
+def killed_elsewhere(job, stage):
+    """As `kernels.run`, where some builds are killed."""
+    be_killed(job)
+    return kernels.run(job, stage)
 
 
 def run(job, stage):
@@ -46,9 +57,10 @@ class FragileBackend(ModelledRpcBackend):
 
 
 class KilledBackend(ModelledRpcBackend):
-    """Builds here; some builds are killed."""
+    """Some builds are killed, wherever they are done."""
 
-    session = "tests.backends.rpc.builds:killed"
+    session = "tests.backends.rpc.builds:killed_here"
+    builds = "tests.backends.rpc.builds:killed_elsewhere"
 
 
 class Backwards(Builder):

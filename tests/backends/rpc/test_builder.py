@@ -98,6 +98,19 @@ def test_what_fails_while_it_is_built_is_told_apart(farm):
     )
 
 
+def test_a_build_elsewhere_that_is_killed_is_begun_once_more(farm, tmp_path, monkeypatch):
+    kills = tmp_path / "kills"
+    monkeypatch.setenv(KILLS, str(kills))
+    with (
+        KilledBackend(modelled(farm)) as backend,
+        backend.workshop().open() as pool,
+        built_by(backend, pool),
+    ):
+        (killed,) = backend.measure([fresh(8, out_channels=CRASH)])
+    assert (killed.kind, killed.message) == (FailureKind.CRASHED, "SIGKILL in build")
+    assert kills.read_bytes() == b".."
+
+
 def test_a_build_here_that_is_killed_is_begun_once_more(farm, tmp_path, monkeypatch):
     kills = tmp_path / "kills"
     monkeypatch.setenv(KILLS, str(kills))

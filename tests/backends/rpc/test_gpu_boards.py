@@ -38,7 +38,7 @@ def test_a_look_at_a_board_without_a_gpu_says_so(farm) -> None:
 @pytest.mark.usefixtures("no_gpu")
 def test_a_board_without_a_gpu_is_refused_in_one_line(farm) -> None:
     with (
-        RpcBackend(options(farm, target=target(), start_timeout_s=15.0)) as backend,
+        RpcBackend(options(farm, target=target(), start_timeout_s=8.0)) as backend,
         pytest.raises(BackendError, match=r"it has no GPU that TVM can use.*libcudart") as caught,
     ):
         backend.describe()

@@ -24,6 +24,10 @@ CPU = CpuFeatures(lanes=16, registers=32, l1_bytes=32 << 10, l2_bytes=1 << 20, c
 ORDER = ("n", "co.0", "ho", "wo.0", "ci", "kh", "kw", "wo.1", "co.1")
 
 
+def genes(nest):
+    return nest.statements[0].schedule_genes
+
+
 def named(nest, cpu=CPU):
     features = cpu_schedule_features(nest, cpu)
     assert features is not None
@@ -56,6 +60,22 @@ def test_they_count_what_a_tile_takes() -> None:
     assert found["parallel"] == found["tasks"] == 0
     assert found["weight_bytes_l1"] == pytest.approx(math.log2(4 * 32 * 64 * 9 / CPU.l1_bytes))
     assert (found["pads"], found["pads_inside"]) == (1, 0)
+
+
+def test_two_halves_of_a_register_take_the_time_of_one() -> None:
+    nest = fresh(96, 56, out_channels=24)
+    halves = next(
+        n for n in schedule_space(nest, CPU) if Gene.of("split", loop="co", factor=8) in genes(n)
+    )
+    found = named(halves)
+    pixels = 2 ** found["tile_pixels"]
+    assert found["registers"] == 3 * pixels
+    assert (
+        found["loads"] == 3 * (1 + (found["weight_bytes_l1"] > 0) / 2) + BROADCAST_SLOTS * pixels
+    )
+    whole = named(halves, replace(CPU, lanes=8))
+    assert whole["registers"] == found["registers"]
+    assert whole["estimate"] > found["estimate"]
 
 
 def test_a_parallel_loop_that_does_not_divide_is_imbalanced() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backends.network import CompiledNetwork
+from engine import turns
 from engine.bench import e2e, metaschedule_network
 from engine.config import load_config
 from genomes.gene import Gene
@@ -32,7 +33,9 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("peers")
-def test_found_and_original_are_compared_with_the_peers(tmp_path, capfd) -> None:
+def test_found_and_original_are_compared_with_the_peers(tmp_path, monkeypatch, capfd) -> None:
+    rests: list[None] = []
+    monkeypatch.setattr(turns, "rest", lambda: rests.append(None))
     path = experiment(tmp_path, "cpu")
     record(path)
     assert e2e.main([str(path), *FAST]) == 0
@@ -41,6 +44,7 @@ def test_found_and_original_are_compared_with_the_peers(tmp_path, capfd) -> None
     assert name.endswith("net.py:net")
     timed = {"found_ms", "ours_ms", "onnxruntime_ms", "eager_ms"}
     assert set(row) == {*timed, "speedup", "original_ratio"}
+    assert len(rests) == len(timed) * (1 + 2), "threads of one peer spin while the next is timed"
     assert all(value > 0 for value in row.values())
     assert max(map(len, told[:-1])) <= 120
     assert any("original_ratio >= 1" in line for line in told)
