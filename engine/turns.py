@@ -21,6 +21,7 @@ CALLS_S = 0.0005
 """As many calls as take so long are timed together."""
 
 LOOK_S, LONGEST_REST_S = 0.01, 1.0
+"""How long `rest` looks at the threads each time, and how long it waits for them at most."""
 IDLE = 0.2
 """Threads that use less than this part of a core are at rest."""
 

@@ -221,7 +221,8 @@ def tile_slots(
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
     width = float(ceil(tile.width / cpu.lanes))
     if cpu.lanes == LINE_LANES and (tile.by_channel or s.inputs.count == 1):
-        # Of halves of such a register, two are computed at once.
+        # Of halves of such a register, two are computed at once. The constants for columns of
+        # several input channels were fitted without that.
         width = ceil(2 * tile.width / cpu.lanes) / 2
     if tile.width.bit_count() > 1 and s.inputs.count > 1:
         width *= ODD_WIDTH

@@ -237,7 +237,7 @@ class Dispatcher:
                 self._results[task.index] = replace(outcome, stages_s=stages_s)
             case Lost(reason):
                 self._repeat(task, reason)
-            case Crashed(stage="build") if result.killed and not task.killed:
+            case Crashed(stage=stage) if stage == BUILD and result.killed and not task.killed:
                 task.killed = True
                 self._again.append(task)
             case Crashed(stage=stage) | TimedOut(stage=stage) | Raised(stage=stage):
