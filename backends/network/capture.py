@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backends.network.fusion import CapturedNetwork, SiteKernel, fuse_followers, simplify
+from backends.network.fusion import (
+    CapturedNetwork,
+    SiteKernel,
+    flatten_concatenations,
+    fuse_followers,
+    simplify,
+)
 from genomes.errors import ModelError
 from genomes.modules import SiteConv2d
 from genomes.nest import LoopNest
@@ -90,6 +96,8 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, fuse: bool = True) 
     simplify(captured)
     if fuse:
         fuse_followers(captured)
+    # Last: an activation in place that is a part of one has become part of a site.
+    flatten_concatenations(program.graph_module.graph)
     program.graph_module.recompile()
     captured.program = _decomposed(captured.program)
     return captured

@@ -4,7 +4,7 @@ What no site takes is made cheap: a BatchNorm becomes one multiplication and one
 concatenation of concatenations reads their parts, so that TVM fuses each with what reads it.
 
 The graph is the one that `torch.export` gives, before decomposition, so operators may still be
-in place; an in-place operator on a site's output that nothing else reads is as good as another.
+in place: what moves must find everything as it was (`backends.network.aliasing`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from backends.network.aliasing import is_free, is_unchanged
 from genomes.nest import LoopNest
 
 SITE_OP = "site.default"
@@ -31,7 +32,12 @@ _ACTIVATIONS = {
     _ATEN.silu.default: "silu",
     _ATEN.silu_.default: "silu",
 }
-
+_DROPOUTS = tuple(
+    getattr(_ATEN, f"{kind}dropout{place}").default
+    for kind in ("", "alpha_", "feature_", "feature_alpha_")
+    for place in ("", "_")
+)
+"""In evaluation their result is their input itself, which `torch.export` takes for a copy."""
 
 _MOST_PARTS = 16
 """Of one concatenation: every part is code of its own."""
@@ -89,9 +95,13 @@ def _(
 
 def simplify(captured: CapturedNetwork) -> None:
     """Fold BatchNorms into the sites that they follow, and make the rest of the graph cheap."""
+    graph = captured.program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target in _DROPOUTS and not node.args[2]:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     _fold_batch_norms(captured)
     _simplify_batch_norms(captured.program)
-    _flatten_concatenations(captured.program.graph_module.graph)
 
 
 def fuse_followers(captured: CapturedNetwork) -> None:
@@ -112,13 +122,20 @@ def _fuse_addition(node: fx.Node) -> None:
     if node.kwargs.get("alpha", 1) != 1 or not isinstance(second, fx.Node):
         return
     assert isinstance(first, fx.Node)
-    if first.meta["val"].shape != second.meta["val"].shape:
+    values = [summand.meta["val"] for summand in (first, second)]
+    if first is second or len({(value.shape, value.dtype) for value in values}) > 1:
         return
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     for summand, other in sorted(
         ((first, second), (second, first)), key=lambda pair: -order[pair[0]]
     ):
-        if _absorbs(summand) and summand.args[1] is None and summand.args[4] == "":
+        in_place = node.target is _ATEN.add_.Tensor and other is first
+        if (
+            _absorbs(summand, node)
+            and summand.args[1] is None
+            and summand.args[4] == ""
+            and (not in_place or is_free(other, node))
+        ):
             _replace(node, summand, residual=other)
             return
 
@@ -128,12 +145,17 @@ def _fuse_activation(node: fx.Node) -> None:
     name = _ACTIVATIONS[node.target]  # type: ignore[index]
     if "hardtanh" in str(node.target) and tuple(bounds) != (0.0, 6.0):
         return
-    if _absorbs(source) and source.args[4] == "":  # type: ignore[union-attr]
+    if _absorbs(source, node) and source.args[4] == "":  # type: ignore[union-attr]
         _replace(node, source, activation=name)
 
 
-def _absorbs(node: Any) -> bool:
-    return is_site(node) and len(node.users) == 1
+def _absorbs(call: Any, follower: fx.Node) -> bool:
+    """Whether a node is a site that may as well run where the only reader of its output stands."""
+    return (
+        is_site(call)
+        and len(call.users) == 1
+        and all(is_unchanged(x, call, follower) for x in call.args[:2] if x is not None)
+    )
 
 
 def _replace(
@@ -196,7 +218,7 @@ def _simplify_batch_norms(program: torch.export.ExportedProgram) -> None:
             graph.erase_node(node)
 
 
-def _flatten_concatenations(graph: fx.Graph) -> None:
+def flatten_concatenations(graph: fx.Graph) -> None:
     """Let concatenations of concatenations read the parts themselves.
 
     As many elements are copied as before, fewer where nothing else reads the inner one.  It may
@@ -207,15 +229,19 @@ def _flatten_concatenations(graph: fx.Graph) -> None:
         axis = _concatenated_axis(node)
         parts: list[fx.Node] = []
         for part in node.args[0]:
-            inner = [part]
-            if part.target is _ATEN.cat.default and _concatenated_axis(part) == axis:
-                inner = list(part.args[0])
+            inner = list(part.args[0]) if _is_flattened(part, node, axis) else [part]
             is_small = len(parts) + len(inner) + len(node.args[0]) - 1 <= _MOST_PARTS
             parts += inner if is_small else [part]
         node.args = (parts, axis)
     for node in reversed(graph.find_nodes(op="call_function", target=_ATEN.cat.default)):
         if not node.users:
             graph.erase_node(node)
+
+
+def _is_flattened(part: Any, node: fx.Node, axis: int) -> bool:
+    if part.target is not _ATEN.cat.default or _concatenated_axis(part) != axis:
+        return False
+    return all(is_unchanged(value, part, node) for value in (part, *part.args[0]))
 
 
 def _concatenated_axis(node: fx.Node) -> int:

@@ -1,0 +1,74 @@
+"""What operators of an exported graph change in place, and which values share memory.
+
+In the graph that `torch.export` gives, before decomposition, operators may still be in place: a
+value that is read later than before, or of which an old version is kept, must not have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+_ATEN = torch.ops.aten
+_VIEWS = tuple(
+    getattr(_ATEN, name)
+    for name in (
+        "atleast_1d",
+        "atleast_2d",
+        "atleast_3d",
+        "broadcast_tensors",
+        "einsum",
+        "meshgrid",
+        "sum_to_size",
+        "type_as",
+        "unsafe_chunk",
+    )
+)
+"""Operators whose results may be views of what they are given; their schemas do not say so."""
+
+
+def is_fresh(node: fx.Node) -> bool:
+    """Whether the value shares no memory with those before it."""
+    if node.op == "placeholder":
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if node.target.overloadpacket in _VIEWS:
+        return False
+    return all(value.alias_info is None for value in node.target._schema.returns)
+
+
+def is_unchanged(value: fx.Node, since: fx.Node, until: fx.Node) -> bool:
+    """Whether no operator after `since` and before `until` may change `value` in place."""
+    node = since.next
+    while node is not until:
+        for changed in _changed(node):
+            if changed is value or not (is_fresh(changed) and is_fresh(value)):
+                return False
+        node = node.next
+    return True
+
+
+def is_free(value: fx.Node, user: fx.Node) -> bool:
+    """Whether nobody notices when `user` leaves `value`, which it changes in place, as it was.
+
+    So it is when others have read it, or make something new of it, before.
+    """
+    if not is_fresh(value) or value.op == "placeholder":
+        return False
+    order = {node: number for number, node in enumerate(value.graph.nodes)}
+    others = [node for node in value.users if node is not user]
+    return all(is_fresh(node) and order[node] < order[user] for node in others)
+
+
+def _changed(node: fx.Node) -> Iterator[fx.Node]:
+    """The values that an operator changes in place."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return
+    for index, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        given = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+        yield from (n for n in (given if isinstance(given, list) else [given]) if n is not None)  # type: ignore[misc]
