@@ -38,6 +38,29 @@ def random_shape(rng: random.Random) -> ConvShape:
             return shape
 
 
+def wide_shape(rng: random.Random) -> ConvShape:
+    """A convolution of few pixels, with many channels in each group or with one."""
+    while True:
+        groups = rng.choice((1, 1, 1, 2, 4))
+        channels = [groups * rng.choice((16, 24, 32, 48, 64)) for _ in range(2)]
+        if rng.random() < 0.25:
+            groups = channels[0] = channels[1]
+        kernel, size = rng.choice((1, 3)), rng.choice((1, 2, 4, 7, 8, 12))
+        shape = ConvShape(
+            1,
+            *channels,
+            in_size=(size, rng.choice((size, 2 * size))),
+            kernel=(kernel, kernel),
+            stride=(rng.choice((1, 1, 2)),) * 2,
+            padding=(rng.choice((kernel // 2, kernel // 2, 0)),) * 4,
+            groups=groups,
+            bias=rng.random() < 0.5,
+        )
+        lanes = [rng.choice(_lanes(c)) for c in channels]
+        if min(shape.out_size) >= 1:
+            return replace(shape, input_lanes=lanes[0], output_lanes=lanes[1])
+
+
 def _lanes(channels: int) -> list[int]:
     """Blocks of channels in which an activation can be stored, NCHW as often as not."""
     blocks = [lanes for lanes in (2, 4, 8, 16) if channels % lanes == 0]

@@ -26,8 +26,8 @@ from backends.tuning.mutations import neighbour
 from genomes.nest import LoopNest
 from genomes.transformations import REGISTRY, Kind, Phase, sample_gene
 from tests.backends.lowering.gpu import serial
-from tests.backends.lowering.kernels import agree
-from tests.strategies import random_nest, random_shape
+from tests.backends.lowering.kernels import agree, random_epilogue
+from tests.strategies import random_nest, random_shape, wide_shape
 
 GPU = gpu_features("sm_90")
 SCHEDULE = frozenset(n for n in GPU_TRANSFORMATIONS if REGISTRY[n].phase is Phase.SCHEDULE)
@@ -64,9 +64,9 @@ def randomly(nest: LoopNest, rng: random.Random) -> LoopNest:
 
 def check(seed: int, form: str) -> None:
     rng = random.Random(seed)
-    nest = random_nest(rng, random_shape(rng))
+    nest = random_nest(rng, rng.choice((random_shape, random_shape, wide_shape))(rng))
     # Genes that the rules let through lower: a `LoweringError` fails the test.
-    serial.check(scheduled(nest, form, rng), seed)
+    serial.check(scheduled(nest, form, rng), seed, random_epilogue(rng))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,7 +1,8 @@
 """The central property: both lowerings of a nest compute the same function.
 
 For random genes over random convolutions, the module keeps the output's shape, and the kernel
-with the module's weights agrees with the module.
+with the module's weights, and what may follow it, agrees with the module.  Schedules are those for
+vectors of this machine and of others, of which AVX2 is also compiled for.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from backends.lowering import CPU_TRANSFORMATIONS, default_schedule, schedule_ca
 from genomes.nest import LoopNest
 from genomes.transformations import REGISTRY, Phase, sample_gene
 from tests.backends.lowering import kernels
-from tests.strategies import random_nest, random_shape
+from tests.strategies import random_nest, random_shape, wide_shape
 
 FEATURES = cpu_features(kernels.TARGET, 1)
+AVX2 = {"kind": "llvm", "mcpu": "x86-64-v3"}
+CPUS = (
+    (kernels.TARGET, FEATURES),
+    (kernels.TARGET, FEATURES),
+    (kernels.TARGET, kernels.NEON),
+    *([(AVX2, cpu_features(AVX2, 1))] if FEATURES.lanes > 4 else []),
+)
+"""Targets that this machine runs, and what schedules are made for."""
 SCHEDULE = frozenset(n for n in CPU_TRANSFORMATIONS if REGISTRY[n].phase is Phase.SCHEDULE)
 FORMS = ("fresh", "default", "candidate", "random genes")
 
 
-def scheduled(
-    nest: LoopNest, form: str, rng: random.Random, features: CpuFeatures = FEATURES
-) -> LoopNest:
+def scheduled(nest: LoopNest, form: str, rng: random.Random, features: CpuFeatures) -> LoopNest:
     if form == "fresh":
         return nest
     if form == "default":
@@ -41,9 +48,12 @@ def scheduled(
 
 def check(seed: int, form: str) -> None:
     rng = random.Random(seed)
-    nest = random_nest(rng, random_shape(rng))
+    nest = random_nest(rng, rng.choice((random_shape, random_shape, wide_shape))(rng))
+    target, features = rng.choice(CPUS)
     # Genes that the rules let through lower: a `LoweringError` fails the test.
-    kernels.check(scheduled(nest, form, rng), seed)
+    kernels.check(
+        scheduled(nest, form, rng, features), seed, dict(target), kernels.random_epilogue(rng)
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -28,9 +28,10 @@ def schedule_copy(sch: s_tir.Schedule, form: StatementForm) -> None:
 
 
 def vectorize_copy(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
-    """Copy a block of channels at a time."""
-    if form.copy_lanes:
-        sch.vectorize(sch.get_loops(pad)[-1])
+    """Copy a block of channels at a time, unless so few of one are read that TVM loses count."""
+    *_, lane = sch.get_loops(pad)
+    if form.copy_lanes and _extents(sch, [lane]):
+        sch.vectorize(lane)
 
 
 def schedule_padding(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:

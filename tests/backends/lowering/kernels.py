@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from backends.devices import CpuFeatures, cpu_features, cpu_target
 from backends.lowering import CompiledKernel, build_kernel
-from backends.lowering.layout import unpack_channels
+from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
+from backends.lowering.layout import pack_channels, unpack_channels
 from genomes.gene import Gene
 from genomes.modules import SiteConv2d
 from genomes.nest import ConvShape, LoopNest
@@ -27,6 +30,13 @@ HAS_MASKS = cpu_features(TARGET, 1).lanes == 16
 needs_masks = pytest.mark.skipif(not HAS_MASKS, reason="this CPU has no masks for vector lanes")
 
 gene = Gene.of
+
+_FOLLOWERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "": lambda x: x,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "silu": functional.silu,
+}
 
 
 def conv(
@@ -72,9 +82,21 @@ def code(nest: LoopNest, kind: str) -> str:
     return str(build_kernel(nest, TARGET).module.inspect_source(kind))
 
 
-def check(nest: LoopNest, seed: int = 0, target: dict[str, Any] = TARGET) -> None:
+def random_epilogue(rng: random.Random) -> Epilogue:
+    """None as often as not."""
+    if rng.random() < 0.5:
+        return NO_EPILOGUE
+    return Epilogue(rng.random() < 0.5, rng.choice(tuple(_FOLLOWERS)))
+
+
+def check(
+    nest: LoopNest,
+    seed: int = 0,
+    target: dict[str, Any] = TARGET,
+    epilogue: Epilogue = NO_EPILOGUE,
+) -> None:
     """The kernel of `nest` for `target`, with random weights, agrees with the module."""
-    agree(nest, build_kernel(nest, target), seed)
+    agree(nest, build_kernel(nest, target, epilogue), seed, epilogue=epilogue)
 
 
 def agree(
@@ -83,6 +105,7 @@ def agree(
     seed: int = 0,
     device: Any = None,
     placed: Callable[[np.ndarray], Any] | None = None,
+    epilogue: Epilogue = NO_EPILOGUE,
 ) -> None:
     """`kernel`, run with random weights on `device` (the CPU), agrees with the module.
 
@@ -95,15 +118,19 @@ def agree(
     if module.bias is not None:
         torch.nn.init.normal_(module.bias)
     x = torch.randn(nest.shape.input_shape)
+    residual = torch.randn(nest.shape.output_shape)
     with torch.no_grad():
-        expected = module(x).numpy()
+        result = module(x) + residual if epilogue.residual else module(x)
+        expected = _FOLLOWERS[epilogue.activation](result).numpy()
     assert expected.shape == nest.shape.output_shape
     weights = [w.detach().numpy() for w in module.weights]
     bias = None if module.bias is None else module.bias.detach().numpy()
     given = kernel.arguments(x.numpy(), weights, bias)
+    if epilogue.residual:
+        given.insert(1, pack_channels(residual.numpy(), nest.shape.output_lanes))
     arguments = [tvm.runtime.tensor(a, device) for a in given]
     if placed is not None:
         arguments[0] = placed(given[0])
     kernel.module["main"](*arguments)
-    result = unpack_channels(arguments[-1].numpy())
-    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+    computed = unpack_channels(arguments[-1].numpy())
+    np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-4)

@@ -194,3 +194,9 @@ def test_what_the_taps_of_a_row_share_is_not_spilled(parts) -> None:
     vectors = [x for x in kernel.module.inspect_source("asm").splitlines() if "%zmm" in x]
     assert len(vectors) > 100
     assert not [x for x in vectors if "(%rsp)" in x]
+
+
+def test_one_channel_of_a_block_may_be_copied_alone():
+    nest = conv(32, 64, (9, 15), groups=32, input_lanes=8)
+    for candidate in schedule_candidates(nest, NEON):
+        check(candidate)

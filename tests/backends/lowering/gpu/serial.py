@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.target import Target
 
 from backends.lowering import CompiledKernel
+from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
 from backends.lowering.geometry import kernel_packings
 from backends.lowering.gpu import lower
 from genomes.nest import LoopNest
@@ -38,7 +39,8 @@ def _unbound(loop: tirx.For) -> tirx.For:
     return tirx.For(loop.loop_var, loop.min, loop.extent, kind, loop.body, None, loop.annotations)
 
 
-def check(nest: LoopNest, seed: int = 0) -> None:
+def check(nest: LoopNest, seed: int = 0, epilogue: Epilogue = NO_EPILOGUE) -> None:
     """The serial form of the GPU kernel of `nest` agrees with the module."""
-    module = tirx.build(serial(lower(nest)), target=Target(TARGET), pipeline="s_tir")
-    agree(nest, CompiledKernel(module, nest.shape, kernel_packings(nest)), seed)
+    module = tirx.build(serial(lower(nest, epilogue)), target=Target(TARGET), pipeline="s_tir")
+    kernel = CompiledKernel(module, nest.shape, kernel_packings(nest))
+    agree(nest, kernel, seed, epilogue=epilogue)
