@@ -15,7 +15,7 @@ run: $(READY)  ## Search for a faster network with the embedded default experime
 	$(BIN)/loopgene run experiments/quickstart.yaml
 
 test: lint  ## Lint, type-check, check the import direction, and run the default tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## Static checks only
 	$(BIN)/ruff check .

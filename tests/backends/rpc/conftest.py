@@ -5,7 +5,7 @@ import pytest
 from backends.rpc.loopback import Farm
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def farm():
     """Two devices, for tests that leave them as they were."""
     with Farm(2) as farm:

@@ -44,6 +44,7 @@ def test_addresses():
 
 
 def test_the_tracker_tells_its_devices(farm):
+    farm.wait_for(2)
     found = summary((HOST, farm.port))
     addresses = {tuple(info["addr"]) for info in found["server_info"]}
     assert addresses == {(HOST, port) for port in farm.ports}
