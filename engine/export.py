@@ -80,7 +80,7 @@ print(network(tvm.runtime.tensor(image, tvm.{device}())).numpy())
 _LOADING: Mapping[str, Mapping[str, str]] = {
     "llvm": {
         "device": "cpu",
-        "needs": "apache-tvm and numpy only",
+        "needs": "apache-tvm and numpy only, runs on TVM_NUM_THREADS threads",
         "about": "; unbound, it leaves other thread pools their cores.",
         "start": (
             "import os\nfrom pathlib import Path\n\n"

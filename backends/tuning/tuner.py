@@ -59,6 +59,7 @@ class Tuned:
         outcome: Its times.
         proposed_s: Median of the fastest of the backend's first proposals, in seconds per call.
         history: Every measured schedule, in order.
+        timed_again: Schedules that were measured twice, as something else kept the machine busy.
         seconds: How long it took.
         reason: What ended it: `measurements`, `stale` or `exhausted`.
     """
@@ -67,6 +68,7 @@ class Tuned:
     outcome: Measured
     proposed_s: float
     history: tuple[Trial, ...]
+    timed_again: int
     seconds: float
     reason: str
 
@@ -77,14 +79,14 @@ class Tuned:
 
     @property
     def measurements(self) -> int:
-        """Schedules that were measured, those that failed included."""
+        """Schedules that were measured, once or twice, those that failed included."""
         return len(self.history)
 
     @property
     def seconds_to_95_percent(self) -> float:
         """Seconds until a schedule with 95 % of the final speed was known."""
         enough_s = self.latency_s / REACHED
-        return next(t.elapsed_s for t in self.history if _latency_s(t.outcome) <= enough_s)
+        return min(t.elapsed_s for t in self.history if _latency_s(t.outcome) <= enough_s)
 
     def samples(self, backend: Backend) -> list[Sample]:
         """What other workloads may learn from it; `backend` is the one that measured."""
@@ -143,6 +145,7 @@ class _Tuning:
         self._rng = random.Random(f"{seed}:{nest.structure_key}")
         self._features: dict[str, tuple[float, ...] | None] = {}
         self._history: list[Trial] = []
+        self._timed_again = 0
         self._began = time.perf_counter()
 
     def run(self, measurements: int) -> Tuned:
@@ -180,6 +183,7 @@ class _Tuning:
         # Once more, where something else kept the machine busy, unless that is not waited for.
         new = range(first, first if is_impatient() else len(self._history))
         numbers = [n for n in new if self._history[n].outcome.disturbed]
+        self._timed_again += len(numbers)
         again = self._trials([self._history[n].nest for n in numbers])
         for number, trial in zip(numbers, again, strict=True):
             if isinstance(trial.outcome, Measured):
@@ -242,7 +246,9 @@ class _Tuning:
             )
         seconds = time.perf_counter() - self._began
         history = tuple(self._history)
-        return Tuned(best.nest, best.outcome, proposed_s, history, seconds, reason)
+        return Tuned(
+            best.nest, best.outcome, proposed_s, history, self._timed_again, seconds, reason
+        )
 
 
 def _latency_s(outcome: Outcome) -> float:

@@ -7,6 +7,12 @@ eager on random input, and timed in turns in this process.  Two builds of one ne
 where their memory lies, so there are several of each, of which the fastest counts; how far the
 builds of the whole compiler are apart is printed too.  The learned ranking is judged by the
 kernels that tuning finds with so many measurements, with it and in the order of the estimate.
+
+Without packed weights, kernels keep their tiles and read the weights as PyTorch stores them; with
+padding, it is copied and multiplied; without fused epilogues, residual additions and activations
+are functions of their own, and BatchNorm is still folded into the weights; without the choice of
+tiles, every kernel has a tile of 16 channels x 8 columns, unless no ranked schedule has it: how
+many do is printed.
 The last line is one JSON object: how many times slower each network, and the kernels in geometric
 mean, are without a part, and `builds_apart`, the slowest build of a network by the fastest.
 """
@@ -99,7 +105,8 @@ def _network(
     torch.manual_seed(0)
     model, shape = load_model(name).eval(), (1, *get_model(name).input_shape)
     x = torch.randn(shape)
-    runs, variants = {}, _variants(target)
+    one_tile = _OneTile(target)
+    runs, variants = {}, _variants(target, one_tile)
     for variant, build in variants.items():
         for number in range(options.builds):
             compiled = build(model, shape)
@@ -116,6 +123,11 @@ def _network(
         slower, apart = seconds / least[FULL], max(builds[variant]) / seconds
         table.add_row(variant, f"{1e3 * seconds:.3f}", f"{slower:.2f}", f"{apart:.2f}")
     console.print(table)
+    had, channels, columns = list(one_tile.found.values()), *ONE_TILE
+    console.print(
+        f"a tile of {channels} channels x {columns} columns: {sum(had)} of {len(had)} different "
+        "convolutions"
+    )
     slower_by = {v: round(s / least[FULL], 4) for v, s in least.items() if v != FULL}
     return {**slower_by, "builds_apart": round(max(builds[FULL]) / least[FULL], 4)}
 
@@ -131,7 +143,9 @@ def _compare(
         raise BenchError(f"{name}: {variant} deviates from PyTorch by {error:.1e}")
 
 
-def _variants(target: NetworkTarget) -> Mapping[str, Callable[..., CompiledNetwork]]:
+def _variants(
+    target: NetworkTarget, one_tile: _OneTile
+) -> Mapping[str, Callable[..., CompiledNetwork]]:
     from backends.lowering import default_schedule
     from backends.network import compile_network
 
@@ -147,7 +161,7 @@ def _variants(target: NetworkTarget) -> Mapping[str, Callable[..., CompiledNetwo
         FULL: compiler(default),
         "packed activations": compiler(default, blocks=0),
         "packed weights": compiler(lambda nest: _with(default(nest), _keeps_layout)),
-        "choice of tiles": compiler(lambda nest: _one_tile(nest, target)),
+        "choice of tiles": compiler(one_tile),
         "padding left out": compiler(lambda nest: _with(default(nest), _copies_padding)),
         "fused epilogues": compiler(default, fuse=False),
     }
@@ -170,14 +184,26 @@ def _with(nest: LoopNest, wanted: Callable[[Gene], bool]) -> LoopNest:
     return new
 
 
-def _one_tile(nest: LoopNest, target: NetworkTarget) -> LoopNest:
-    """The best schedule whose tile is the same everywhere, where there is one."""
-    from backends.lowering import default_schedule, schedule_space
+class _OneTile:
+    """Gives a nest the best schedule whose tile is that of all, where there is one.
 
-    for scheduled in schedule_space(nest, target.features):
-        if all(_tile(scheduled, i) == ONE_TILE for i in range(len(scheduled.statements))):
-            return scheduled
-    return default_schedule(nest, target.features)
+    Attributes:
+        found: Whether there was, by `LoopNest.key`.
+    """
+
+    def __init__(self, target: NetworkTarget) -> None:
+        self._features = target.features
+        self.found: dict[str, bool] = {}
+
+    def __call__(self, nest: LoopNest) -> LoopNest:
+        from backends.lowering import default_schedule, schedule_space
+
+        for scheduled in schedule_space(nest, self._features):
+            if all(_tile(scheduled, i) == ONE_TILE for i in range(len(scheduled.statements))):
+                self.found[nest.key] = True
+                return scheduled
+        self.found[nest.key] = False
+        return default_schedule(nest, self._features)
 
 
 def _tile(nest: LoopNest, index: int) -> tuple[int, int] | None:

@@ -85,6 +85,7 @@ PEERS: Mapping[str, MakePeer] = {
     "onnxruntime_ms": lambda of: peers.onnxruntime(of.module, of.x, of.threads),
     "inductor_ms": lambda of: peers.inductor(of.module, of.x),
     "eager_ms": lambda of: peers.eager(of.module, of.x),
+    "channels_last_ms": lambda of: peers.channels_last(of.module, of.x),
     "metaschedule_ms": lambda of: metaschedule_network.metaschedule(of.module, of.x, of.threads),
     "tvm_default_ms": lambda of: _patiently(peers.tvm_default(of.module, of.x, of.target)),
 }
@@ -111,9 +112,9 @@ TITLES = {
     "onnxruntime_ms": "ONNX Runtime",
     "inductor_ms": "torch.compile",
     "eager_ms": "torch eager",
+    "channels_last_ms": "eager NHWC",
     "metaschedule_ms": "MetaSchedule",
     "tvm_default_ms": "TVM default",
-    "channels_last_ms": "eager NHWC",
     "channels_last_tf32_ms": "eager NHWC TF32",
     "graph_ms": "torch.compile, graph",
     "graph_tf32_ms": "torch.compile, graph, TF32",

@@ -15,16 +15,27 @@ from engine.bench.bounds import Bounds
 from engine.bench.command import Target
 from engine.bench.workloads import Workload
 
-OURS, ONNXRUNTIME, EAGER, CHANNELS_LAST, INDUCTOR, METASCHEDULE_FEW, METASCHEDULE = (
-    "loopgene",
+OURS = "loopgene"
+PEERS = (
+    ONNXRUNTIME,
+    EAGER,
+    CHANNELS_LAST,
+    INDUCTOR,
+    METASCHEDULE_FEW,
+    METASCHEDULE,
+    TVM_DEFAULT,
+) = (
     "onnxruntime",
-    "torch",
+    "eager",
     "channels_last",
     "inductor",
     "metaschedule64",
     "metaschedule256",
+    "tvm_default",
 )
 TORCH = (EAGER, CHANNELS_LAST, INDUCTOR)
+BEST_TORCH = "torch"
+"""The fastest of them, for each workload."""
 
 LARGE_MACS = 30e6
 """A dense convolution with at least so many multiply-adds is large."""
@@ -102,7 +113,14 @@ _COLUMNS = (
     ("torch", TORCH),
     ("MS 64", (METASCHEDULE_FEW,)),
     ("MS 256", (METASCHEDULE,)),
+    ("TVM", (TVM_DEFAULT,)),
 )
+_COMPARED = {
+    ONNXRUNTIME: (ONNXRUNTIME,),
+    BEST_TORCH: TORCH,
+    **{peer: (peer,) for peer in PEERS if peer != ONNXRUNTIME},
+}
+"""What the figures of a comparison are called, and the peers whose fastest is compared."""
 
 
 def table(rows: Sequence[Row], threads: int) -> Table:
@@ -118,20 +136,29 @@ def table(rows: Sequence[Row], threads: int) -> Table:
     return shown
 
 
+def summary(rows: Sequence[Row]) -> Table:
+    """How many times as long as ours each peer takes, over all workloads."""
+    shown = Table("peer", title="times as long as ours", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("workloads", "geometric mean", "at worst"):
+        shown.add_column(column, justify="right")
+    for name, peers in _COMPARED.items():
+        if ratios := _ratios(rows, *peers):
+            title = "best torch" if name == BEST_TORCH else name
+            mean = statistics.geometric_mean(ratios)
+            shown.add_row(title, str(len(ratios)), f"{mean:.3f}", f"{min(ratios):.3f}")
+    return shown
+
+
 def figures(rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of the last line.
 
     Those of peers that ran nowhere are left out, and those of the bounds where these are wrong.
     """
     report: dict[str, float] = {}
-    for name, peers in (("onnxruntime", (ONNXRUNTIME,)), ("torch", TORCH)):
-        ratios = _ratios(rows, *peers)
-        report[f"geomean_vs_{name}"] = statistics.geometric_mean(ratios)
-        report[f"min_vs_{name}"] = min(ratios)
-    tuned = _ratios(rows, METASCHEDULE)
-    if tuned:
-        report["geomean_vs_metaschedule256"] = statistics.geometric_mean(tuned)
-        report["min_vs_metaschedule256"] = min(tuned)
+    for name, peers in _COMPARED.items():
+        if ratios := _ratios(rows, *peers):
+            report[f"geomean_vs_{name}"] = statistics.geometric_mean(ratios)
+            report[f"min_vs_{name}"] = min(ratios)
     if not _too_fast(rows):
         report["median_vs_bound"] = statistics.median(row.over_bound for row in rows)
         for name, large in (("large_vs_bound", True), ("small_vs_bound", False)):
@@ -139,7 +166,8 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
             if over:
                 report[name] = max(over)
     rounded = {name: round(value, 4) for name, value in report.items()}
-    return {**rounded, "workloads": len(rows), "workloads_metaschedule256": len(tuned)}
+    tuned = len(_ratios(rows, METASCHEDULE))
+    return {**rounded, "workloads": len(rows), "workloads_metaschedule256": tuned}
 
 
 def explain(console: Console, rows: Sequence[Row]) -> None:
@@ -195,7 +223,9 @@ def _ratios(rows: Sequence[Row], *peers: str) -> list[float]:
 
 
 def _microseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1e6 * seconds:.1f}"
+    if seconds is None:
+        return "-"
+    return f"{1e6 * seconds:.1f}" if seconds < 100e-6 else f"{1e6 * seconds:.0f}"
 
 
 def _ratio(ratio: float | None) -> str:

@@ -1,13 +1,15 @@
 """Kernels of convolutions and of their transformed forms, against the libraries.
 
-    python -m engine.bench.kernels [--quick] [--tune] [--schedules FILE] [--metaschedule FILE]
+    python -m engine.bench.kernels [--quick] [--tune] [--peers NAME,...] [--schedules FILE]
 
-Every kernel is compiled, compared with PyTorch on random input, and timed in turns with ONNX
-Runtime and PyTorch, which run the same function as a module, and with the kernels that TVM's
-MetaSchedule found in 64 and in 256 trials where they are recorded (`engine.bench.metaschedule`),
-all in this process.  A kernel has the schedule recorded in the file of schedules; `--tune` first
-tunes every workload, with `--measurements` each, and records what it finds unless the recorded
-schedule is faster.  Where the file has none, the kernel has the default schedule.
+Every kernel is compiled, compared with PyTorch on random input, and timed in turns with its peers,
+all in this process: ONNX Runtime, PyTorch (eager, channels-last, and compiled with the weights
+frozen) and TVM without tuning, which run the same function as a module, and the kernels that
+TVM's MetaSchedule found in 64 and in 256 trials where they are recorded
+(`engine.bench.metaschedule`).  A kernel has the schedule recorded in kernel_schedules.json of the
+machine's folder of experiments/recorded; `--tune` first tunes every workload, with
+`--measurements` each, and records what it finds unless the recorded schedule is faster.  Where
+none is recorded, the kernel has the default schedule.
 
 Shown is the least time of calls that together take half a millisecond, over rounds of which each
 goes through all workloads: two threads are put on one core now and then, of any runtime, and may
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from engine.bench import command, kernel_report, metaschedule, peers
+from engine.bench import command, kernel_report, kernel_schedules, metaschedule, peers
 from engine.bench.bounds import measure_bounds
 from engine.bench.command import BenchError
 from engine.bench.kernel_report import (
@@ -42,10 +43,13 @@ from engine.bench.kernel_report import (
     METASCHEDULE_FEW,
     ONNXRUNTIME,
     OURS,
+    PEERS,
+    TVM_DEFAULT,
 )
+from engine.bench.kernel_schedules import Recorded
 from engine.bench.metaschedule_records import Record
+from engine.bench.recorded import recorded
 from engine.bench.workloads import Workload, workloads
-from engine.runs import write_atomic
 from engine.turns import least_s
 from genomes.gene import Gene
 from genomes.genome import Genome
@@ -55,13 +59,15 @@ from genomes.transformations import apply
 if TYPE_CHECKING:
     from backends.base import Backend
 
-SCHEDULES = Path("experiments/kernel_schedules.json")
+SCHEDULES = "kernel_schedules.json"
 ROUNDS, QUICK_ROUNDS = 7, 2
 DUEL_ROUNDS = 5
 """Turns of a newly tuned schedule and of the recorded one."""
 TOLERANCE = 1e-4
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
+QUICK_PEERS = (ONNXRUNTIME, EAGER, CHANNELS_LAST, METASCHEDULE)
+"""Those that are built in less than a second."""
 METASCHEDULES = {METASCHEDULE_FEW: metaschedule.FEW_TRIALS, METASCHEDULE: metaschedule.TRIALS}
 
 
@@ -72,19 +78,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tune", action="store_true", help="tune and record the schedules")
     parser.add_argument("--measurements", type=int, default=32, help="for each workload")
     parser.add_argument("--seed", type=int, default=0, help="of the tuning")
-    parser.add_argument("--schedules", type=Path, default=SCHEDULES)
-    parser.add_argument("--metaschedule", type=Path, default=metaschedule.RECORDS)
+    parser.add_argument("--schedules", type=Path, help="a file instead of this machine's own")
+    parser.add_argument("--metaschedule", type=Path, help="records instead of this machine's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--rounds", type=int, help=f"{ROUNDS} by default, {QUICK_ROUNDS} with --quick"
     )
     parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--inductor", action="store_true", help="torch.compile too (slow)")
+    parser.add_argument(
+        "--peers",
+        help=f"of {', '.join(PEERS)}; all by default, {', '.join(QUICK_PEERS)} with --quick",
+    )
     options = parser.parse_args(arguments)
     if options.rounds is None:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if options.rounds < 1 or options.measurements < 1:
         parser.error("--rounds and --measurements must be at least 1")
+    if options.peers is None:
+        options.peers = QUICK_PEERS if options.quick else PEERS
+    else:
+        options.peers = tuple(filter(None, options.peers.split(",")))
+        if unknown := [name for name in options.peers if name not in PEERS]:
+            parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
     peers.share_process(options.threads)
     return command.run(
         "kernels", lambda console: _benchmark(options, console), kernel_report.TARGETS
@@ -100,13 +115,14 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if not chosen:
         raise BenchError(f"no workload has {options.only!r} in its name")
     with create_backend("cpu", {"threads": options.threads}) as backend:
-        schedules = _read(options.schedules)
-        if options.tune:
-            _tune(chosen, backend, options, schedules, console)
         network = backend.network_target()
         assert network is not None
         target, lanes = dict(network.target), network.features.lanes
-        nests = {w.name: _scheduled(w, schedules, backend) for w in chosen}
+        path = options.schedules or recorded(target, SCHEDULES)
+        known = _known(path, target, options.tune, console)
+        if options.tune:
+            _tune(chosen, backend, options, path, known, console)
+        nests = {w.name: _scheduled(w, known.schedules, backend) for w in chosen}
     torch.set_num_threads(options.threads)
     bounds = measure_bounds(target, options.threads, lanes)
     console.print(
@@ -122,6 +138,7 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         fastest_s = least_s(runs, options.rounds)
     rows = [kernel_report.Row.of(w, fastest_s[w.name], bounds) for w in chosen]
     console.print(kernel_report.table(rows, options.threads))
+    console.print(kernel_report.summary(rows))
     kernel_report.explain(console, rows)
     return kernel_report.figures(rows)
 
@@ -145,22 +162,21 @@ def _runs(
     weights = [torch.from_numpy(w) for w in operands.weights]
     module = SiteConv2d(workload.nest, weights).eval()
     builders: dict[str, Callable[[], peers.Peer]] = {
-        OURS: lambda: own_kernel(nest, target, operands),
         ONNXRUNTIME: lambda: peers.onnxruntime(module, x, options.threads, traced=True),
         EAGER: lambda: peers.eager(module, x),
         CHANNELS_LAST: lambda: peers.channels_last(module, x),
+        INDUCTOR: lambda: peers.inductor(module, x),
+        TVM_DEFAULT: lambda: peers.tvm_default(module, x, target),
     }
-    if options.inductor:
-        builders[INDUCTOR] = lambda: peers.inductor(module, x)
     for name, trials in METASCHEDULES.items():
-        # The quick benchmark has no time for both.
-        wanted = trials == metaschedule.TRIALS or not options.quick
-        if record is not None and trials in record.best and wanted:
+        if record is not None and trials in record.best:
             builders[name] = functools.partial(
                 metaschedule.build, workload.nest, record, target, operands, trials
             )
+    wanted = {name: build for name, build in builders.items() if name in options.peers}
+    wanted[OURS] = lambda: own_kernel(nest, target, operands)
     runs = {}
-    for name, build in builders.items():
+    for name, build in wanted.items():
         run, result = build()
         error = relative_error(result, operands.expected)
         if not error <= TOLERANCE:
@@ -193,11 +209,28 @@ def _scheduled(workload: Workload, schedules: Mapping[str, Genome], backend: Bac
     return backend.default_schedule(nest)
 
 
+def _known(path: Path, target: Mapping[str, Any], to_tune: bool, console: Console) -> Recorded:
+    """The recorded schedules of this target, to which more can be added."""
+    found = kernel_schedules.read(path)
+    if found is not None and found.target == target:
+        return found
+    if found is not None and to_tune:
+        raise BenchError(f"{path} has the schedules of another target; give another --schedules")
+    if not to_tune:
+        console.print(
+            f"{path} has no schedules of this target: kernels have default schedules; --tune "
+            "records better ones",
+            soft_wrap=True,
+        )
+    return Recorded(target, {})
+
+
 def _tune(
     chosen: Sequence[Workload],
     backend: Backend,
     options: argparse.Namespace,
-    schedules: dict[str, Genome],
+    path: Path,
+    known: Recorded,
     console: Console,
 ) -> None:
     """Tune every workload, each with what those before it have taught the ranking.
@@ -206,8 +239,7 @@ def _tune(
     """
     from backends.tuning import Sample, tune
 
-    if not options.schedules.parent.is_dir():
-        raise BenchError(f"there is no folder {options.schedules.parent} to record schedules in")
+    schedules = known.schedules
     start, count = time.perf_counter(), 0
     samples: list[Sample] = []
     for workload in chosen:
@@ -220,7 +252,7 @@ def _tune(
         )
         if not kept:
             schedules[workload.name] = Genome.of({workload.name: genes})
-            _write(options.schedules, schedules)
+            kernel_schedules.write(path, known)
         console.print(
             f"{workload.name}: {1e6 * tuned.latency_s:.1f} us after {tuned.measurements} "
             f"measurements ({1e6 * tuned.proposed_s:.1f} us before the ranking learned)"
@@ -240,23 +272,6 @@ def _faster(workload: Workload, nest: LoopNest, other: LoopNest, backend: Backen
     built = {str(n): own_kernel(s, network.target, operands) for n, s in enumerate((nest, other))}
     times = least_s({"": {name: run for name, (run, _) in built.items()}}, DUEL_ROUNDS)[""]
     return times["0"] < times["1"]
-
-
-def _read(path: Path) -> dict[str, Genome]:
-    if not path.exists():
-        return {}
-    try:
-        data = json.loads(path.read_text())
-        return {name: Genome.from_json(genome) for name, genome in data.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise BenchError(
-            f"cannot read the schedules {path}: {error}; record them again with --tune"
-        ) from error
-
-
-def _write(path: Path, schedules: Mapping[str, Genome]) -> None:
-    lines = [f"{json.dumps(n)}: {json.dumps(g.to_json())}" for n, g in sorted(schedules.items())]
-    write_atomic(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python -m engine.bench.metaschedule [--quick] [--only TEXT] [--trials 256] [--at-most N]
 
 Tunes every workload that has no record for this machine yet, about two minutes each, and writes
-its best schedules after 64 and after all trials to experiments/metaschedule_records.json.  It can
-be interrupted at any time: what is finished is recorded.  What MetaSchedule may do is described
-in `engine.bench.metaschedule_tuning`; weights come packed as its schedule wants them, as those of
-LoopGene's kernels do.
+its best schedules after 64 and after all trials to metaschedule_kernels.json in the machine's
+folder of experiments/recorded.  It can be interrupted at any time: what is finished is recorded.
+What MetaSchedule may do is described in `engine.bench.metaschedule_tuning`; weights come packed as
+its schedule wants them, as those of LoopGene's kernels do.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from engine.bench.metaschedule_tuning import (
     tuning_options,
     weight_layouts,
 )
+from engine.bench.recorded import recorded
 from engine.bench.workloads import Workload, workloads
 from genomes.nest import LoopNest
 
 if TYPE_CHECKING:
     from backends.kernel_job import Operands
 
-RECORDS = Path("experiments/metaschedule_records.json")
+RECORDS = "metaschedule_kernels.json"
 FEW_TRIALS, TRIALS = 64, 256
 SEED = 0
 
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="the quick benchmark's workloads")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
-    options = tuning_options(parser, arguments, TRIALS, RECORDS)
+    options = tuning_options(parser, arguments, TRIALS)
     peers.share_process(options.threads)
     return command.run("metaschedule", lambda console: _run(options, console))
 
@@ -59,25 +60,31 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     chosen = [w for w in workloads() if (w.quick or not options.quick) and options.only in w.name]
     if not chosen:
         raise BenchError(f"no workload has {options.only!r} in its name")
-    known = records(host_target(options.threads), options.records)
+    target = host_target(options.threads)
+    path = options.records or recorded(target, RECORDS)
+    known = records(target, path)
     missing = [workload for workload in chosen if workload.name not in known]
     console.print(f"{len(chosen) - len(missing)} of {len(chosen)} workloads have a record")
     tuned = missing[: options.at_most]
-    _tune(tuned, options, console)
+    _tune(tuned, target, path, options.trials, console)
     return {"workloads": len(chosen), "tuned": len(tuned), "missing": len(missing) - len(tuned)}
 
 
-def records(target: Mapping[str, Any], path: Path = RECORDS) -> dict[str, Record]:
+def records(target: Mapping[str, Any], path: Path | None = None) -> dict[str, Record]:
     """What is recorded of the workloads, by name, for this target and this version of TVM.
+
+    Args:
+        target: For `tvm.target.Target`.
+        path: A file instead of that of the target.
 
     Raises:
         TuningError: The file is damaged.
     """
-    recorded = metaschedule_records.read(path)
+    found = metaschedule_records.read(path or recorded(target, RECORDS))
     return {
-        w.name: recorded[w.name]
+        w.name: found[w.name]
         for w in workloads()
-        if w.name in recorded and recorded[w.name].fits(w.nest.structure_key, target)
+        if w.name in found and found[w.name].fits(w.nest.structure_key, target)
     }
 
 
@@ -122,13 +129,18 @@ def build(
     return lambda: call(*arguments), result.numpy()
 
 
-def _tune(missing: Sequence[Workload], options: argparse.Namespace, console: Console) -> None:
+def _tune(
+    missing: Sequence[Workload],
+    target: dict[str, Any],
+    path: Path,
+    most_trials: int,
+    console: Console,
+) -> None:
     if not missing:
         return
     import tvm
 
-    target = host_target(options.threads)
-    checkpoints = sorted({min(FEW_TRIALS, options.trials), options.trials})
+    checkpoints = sorted({min(FEW_TRIALS, most_trials), most_trials})
     with Tuner(target) as tuner:
         for workload in missing:
             start = time.perf_counter()
@@ -136,7 +148,7 @@ def _tune(missing: Sequence[Workload], options: argparse.Namespace, console: Con
             seconds = round(time.perf_counter() - start, 1)
             key = workload.nest.structure_key
             record = Record(key, target, tvm.__version__, SEED, seconds, best)
-            metaschedule_records.add(options.records, workload.name, record)
+            metaschedule_records.add(path, workload.name, record)
             times = ", ".join(
                 f"{1e6 * found.time_s:.1f} us after {trials}" for trials, found in best.items()
             )

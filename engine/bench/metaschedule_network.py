@@ -3,9 +3,9 @@
     python -m engine.bench.metaschedule_network [EXPERIMENT.yaml ...] [--trials 64] [--at-most N]
 
 Relax imports the network, folds BatchNorm into the convolutions, and fuses what follows them;
-every function that is left is tuned on its own, and recorded in
-experiments/metaschedule_networks.json by its content, so that networks share what they have in
-common.  Weights are packed at compile time as the schedules want them.
+every function that is left is tuned on its own, and recorded by its content in
+metaschedule_networks.json of the machine's folder of experiments/recorded, so that networks share
+what they have in common.  Weights are packed at compile time as the schedules want them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from engine.bench.metaschedule_tuning import (
     scheduled,
     tuning_options,
 )
+from engine.bench.recorded import recorded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +45,7 @@ EXPERIMENTS = tuple(
         "mobilenetv2_imagenet_cpu",
     )
 )
-RECORDS = Path("experiments/metaschedule_networks.json")
+RECORDS = "metaschedule_networks.json"
 TRIALS = 64
 SEED = 0
 
@@ -68,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Tune the functions that have no record; returns the exit code."""
     parser = command.parser(__doc__)
     parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, type=Path)
-    options = tuning_options(parser, arguments, TRIALS, RECORDS)
+    options = tuning_options(parser, arguments, TRIALS)
     peers.share_process(options.threads)
     return command.run("metaschedule", lambda console: _tune(options, console))
 
 
 def metaschedule(
-    module: nn.Module, x: Tensor, threads: int, path: Path = RECORDS
+    module: nn.Module, x: Tensor, threads: int, path: Path | None = None
 ) -> peers.Peer | None:
     """A network as MetaSchedule-tuned TVM runs it; None where a function has no record.
 
@@ -82,7 +83,7 @@ def metaschedule(
         module: In eval mode.
         x: Its input.
         threads: Threads to run on.
-        path: The records.
+        path: The records; by default those of this machine.
 
     Raises:
         TuningError: The records are damaged.
@@ -93,7 +94,7 @@ def metaschedule(
     target = host_target(threads)
     mod = imported(module, x, target)
     tasks = tasks_of(mod, target)
-    records = _recorded(path, target)
+    records = _records(path or recorded(target, RECORDS), target)
     if any(task.key not in records for task in tasks):
         return None
     tvm_target = tvm.target.Target(target)
@@ -212,12 +213,13 @@ def _tune(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     target = host_target(options.threads)
     tasks: dict[str, Task] = {}
-    for path in options.experiments:
-        config = load_config(path).model
+    for experiment in options.experiments:
+        config = load_config(experiment).model
         module = build_model(config).eval()
         mod = imported(module, torch.zeros(config.input_shape), target)
         tasks.update({task.key: task for task in tasks_of(mod, target)})
-    known = _recorded(options.records, target)
+    path = options.records or recorded(target, RECORDS)
+    known = _records(path, target)
     missing = [task for key, task in tasks.items() if key not in known]
     console.print(f"{len(tasks) - len(missing)} of {len(tasks)} functions have a record")
     chosen = missing[: options.at_most]
@@ -228,14 +230,14 @@ def _tune(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 best = tuner.tune(task.mod, [options.trials], SEED)
                 seconds = round(time.perf_counter() - start, 1)
                 record = Record(task.key, target, tvm.__version__, SEED, seconds, best)
-                metaschedule_records.add(options.records, task.name, record)
+                metaschedule_records.add(path, task.name, record)
                 time_us = 1e6 * best[options.trials].time_s
                 console.print(f"{task.name}: {time_us:.1f} us in {seconds:.0f} s")
     left = len(missing) - len(chosen)
     return {"functions": len(tasks), "tuned": len(chosen), "missing": left}
 
 
-def _recorded(path: Path, target: Mapping[str, Any]) -> dict[str, Record]:
+def _records(path: Path, target: Mapping[str, Any]) -> dict[str, Record]:
     """The records for this target and this version of TVM, by content hash."""
     records = metaschedule_records.read(path).values()
     return {record.key: record for record in records if record.fits(record.key, target)}

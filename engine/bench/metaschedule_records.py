@@ -77,6 +77,7 @@ def read(path: Path) -> dict[str, Record]:
 def add(path: Path, name: str, record: Record) -> None:
     """Add one record to a file, or replace it, in one step that cannot be seen half done."""
     records = {**read(path), name: record}
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         f"{json.dumps(name)}: {json.dumps(asdict(found), separators=(',', ':'))}"
         for name, found in sorted(records.items())

@@ -52,7 +52,7 @@ class Best:
 
 
 def tuning_options(
-    parser: argparse.ArgumentParser, arguments: list[str] | None, trials: int, records: Path
+    parser: argparse.ArgumentParser, arguments: list[str] | None, trials: int
 ) -> argparse.Namespace:
     """The parsed arguments of a command that tunes what has no record, with those it needs.
 
@@ -60,11 +60,10 @@ def tuning_options(
         parser: Has the command's own arguments.
         arguments: Those of the process, if they are not given.
         trials: Of each function, by default.
-        records: Where they are kept, by default.
     """
     parser.add_argument("--trials", type=int, default=trials)
     parser.add_argument("--at-most", type=int, help="tune no more than so many")
-    parser.add_argument("--records", type=Path, default=records)
+    parser.add_argument("--records", type=Path, help="a file instead of this machine's own")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     if options.trials < 1:

@@ -20,13 +20,16 @@ class Target:
 
 
 def test_the_only_tile() -> None:
-    nest = ablation._one_tile(NEST, Target())
-    assert ablation._tile(nest, 0) == ablation.ONE_TILE
+    one_tile = ablation._OneTile(Target())
+    assert ablation._tile(one_tile(NEST), 0) == ablation.ONE_TILE
+    assert one_tile.found == {NEST.key: True}
 
 
 def test_where_the_only_tile_does_not_fit_the_default_stands() -> None:
     nest = LoopNest.fresh(conv((6, 6), 6))
-    assert ablation._one_tile(nest, Target()) == default_schedule(nest, AVX512)
+    one_tile = ablation._OneTile(Target())
+    assert one_tile(nest) == default_schedule(nest, AVX512)
+    assert one_tile.found == {nest.key: False}
 
 
 def test_weights_in_their_plain_layout() -> None:

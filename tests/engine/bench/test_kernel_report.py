@@ -13,6 +13,7 @@ from engine.bench.kernel_report import (
     Row,
     explain,
     figures,
+    summary,
     table,
 )
 from engine.bench.workloads import workloads
@@ -42,6 +43,21 @@ def test_ratios_are_over_the_better_torch_and_over_the_recorded_workloads_only()
     assert report["geomean_vs_metaschedule256"] == pytest.approx(3.6**0.5, abs=1e-4)
     assert report["min_vs_metaschedule256"] == 1.2
     assert (report["workloads"], report["workloads_metaschedule256"]) == (3, 2)
+
+
+def test_every_peer_is_compared_over_the_workloads_that_it_ran(capsys) -> None:
+    Console(width=80).print(summary(ROWS))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[4:-1] == [
+        "onnxruntime 3 1.000 0.500",
+        "best torch 3 3.175 1.000",
+        "eager 3 4.160 2.250",
+        "channels_last 3 3.557 1.000",
+        "metaschedule256 2 1.897 1.200",
+    ]
+    report = figures(ROWS)
+    assert report["geomean_vs_eager"] == pytest.approx(72 ** (1 / 3), abs=1e-4)
+    assert report["min_vs_channels_last"] == 1
 
 
 def test_only_large_dense_convolutions_have_to_come_near_the_peak() -> None:
@@ -81,5 +97,5 @@ def test_the_table_has_a_dash_where_there_is_no_record(capsys) -> None:
     (large,) = (line for line in lines if line.startswith(f"{LARGE} "))
     (small,) = (line for line in lines if line.startswith(f"{SMALL} "))
     cells = " ".join(large.removeprefix(LARGE).split())
-    assert cells == "400.0 380.0 a 1.05 800.0 400.0 - 480.0 2.00 1.00 1.20"
+    assert cells == "400 380 a 1.05 800 400 - 480 - 2.00 1.00 1.20"
     assert small.endswith(" -")

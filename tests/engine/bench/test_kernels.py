@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from engine.bench import kernel_schedules
 from engine.bench.bounds import Bounds
+from engine.bench.kernel_schedules import Recorded
 from engine.bench.kernels import main
+from engine.bench.recorded import recorded
 from engine.bench.workloads import conv, name_of, workloads
+from genomes.genome import Genome
 from genomes.nest import LoopNest
 from tests.engine.bench.commands import fails_in_one_line
 
@@ -36,18 +40,48 @@ def test_the_bound_is_the_larger_of_the_two() -> None:
 
 def test_one_workload_is_tuned_recorded_and_compared(tmp_path, capfd) -> None:
     schedules = tmp_path / "schedules.json"
-    options = ["--only", SMALL, "--rounds", "1", "--threads", "1", "--schedules", str(schedules)]
+    options = ["--only", SMALL, "--rounds", "1", "--schedules", str(schedules)]
+    options += ["--peers", "onnxruntime,channels_last,tvm_default"]
     assert main([*options, "--tune", "--measurements", "4"]) == 0
     assert "us after 4 measurements" in capfd.readouterr().out
     recorded = json.loads(schedules.read_text())
-    assert list(recorded) == [SMALL]
+    assert list(recorded["schedules"]) == [SMALL]
     assert main(options) == 0
     out = capfd.readouterr().out
+    assert "default schedules" not in out
     assert "GFLOP/s" in out
     report = json.loads(out.splitlines()[-1])
     assert report["workloads"] == 1
     assert report["geomean_vs_onnxruntime"] == report["min_vs_onnxruntime"] > 0
-    assert report["geomean_vs_torch"] > 0
+    assert report["geomean_vs_torch"] == report["geomean_vs_channels_last"] > 0
+    assert report["geomean_vs_tvm_default"] > 0
+
+
+def test_schedules_of_another_target_are_neither_used_nor_replaced(tmp_path, capfd) -> None:
+    path = tmp_path / "schedules.json"
+    other = Recorded({"kind": "llvm", "mcpu": "another"}, {SMALL: Genome.of({SMALL: ()})})
+    kernel_schedules.write(path, other)
+    assert kernel_schedules.read(path) == other
+    before = path.read_text()
+    options = ["--only", SMALL, "--rounds", "1", "--schedules", str(path), "--peers", "eager"]
+    assert main(options) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "has no schedules of this target: kernels have default schedules" in out
+    message = fails_in_one_line(main, [*options, "--tune"], tmp_path, capfd)
+    assert "has the schedules of another target; give another --schedules" in message
+    assert path.read_text() == before
+
+
+def test_each_target_has_a_folder_of_its_own() -> None:
+    found = recorded({"kind": "llvm", "mcpu": "znver4", "num-cores": 2}, "kernels.json")
+    assert found.as_posix() == "experiments/recorded/znver4-2/kernels.json"
+    assert recorded({"kind": "llvm"}, "a").parent.name == "llvm-1"
+
+
+def test_peers_are_those_that_there_are(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--peers", "eager,theano"])
+    assert "no such peer: theano; there are onnxruntime, eager" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_the_kernel_benchmark_compares_with_it(tuned, tmp_path, capfd) -> None:
     path = tmp_path / "records.json"
     metaschedule_records.add(path, NAME, replace(record, best={few: best, many: best}))
     options = ["--only", NAME, "--rounds", "1", "--threads", "1", "--metaschedule", str(path)]
+    options += ["--peers", "metaschedule256,onnxruntime"]
     assert kernels.main(options) == 0
     out = capfd.readouterr().out
     assert "1 of 1 workloads have a record of MetaSchedule" in out
