@@ -28,7 +28,7 @@ def schedule_copy(sch: s_tir.Schedule, form: StatementForm) -> None:
 
 
 def vectorize_copy(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None:
-    """Copy a block of channels at a time, unless so few of one are read that TVM loses count."""
+    """Copy a block of channels at a time, unless TVM cannot prove how many of it are read."""
     *_, lane = sch.get_loops(pad)
     if form.copy_lanes and _extents(sch, [lane]):
         sch.vectorize(lane)
