@@ -99,8 +99,8 @@ class _Writer:
 
     def write(self, plan: Plan) -> LoopNest:
         """The nest with the plan's genes applied."""
-        tile = plan.tile
-        outer, inner = self._tiled(tile)
+        tile, form = plan.tile, statement_forms(self._nest)[self._index]
+        outer, inner = self._tiled(plan)
         loops = [*outer, *REDUCTION_LOOPS, *inner]
         if loops != list(self._loops()):
             self._do("interchange", order=tuple(loops))
@@ -110,7 +110,10 @@ class _Writer:
         outer = ["+".join(fused), *outer[plan.fused :]]
         self._do("cache_write", loop=outer[-1])
         if plan.pads is Pads.AT_TILES:
-            self._do("compute_at", loop=outer[0])
+            if form.pads:
+                self._do("compute_at", loop=outer[0])
+            else:
+                self._do("prefetch", operand="input", loop=outer[0])
         elif plan.pads is Pads.AT_TAPS:
             self._do("compute_at", loop=REDUCTION_LOOPS[-1])
         elif plan.pads is Pads.INLINE:
@@ -128,8 +131,9 @@ class _Writer:
         self._do("decompose_reduction", loop=REDUCTION_LOOPS[0])
         return self._nest
 
-    def _tiled(self, tile: Tile) -> tuple[list[str], list[str]]:
+    def _tiled(self, plan: Plan) -> tuple[list[str], list[str]]:
         """Split the spatial loops; (loops over tiles, loops of a tile), outermost first."""
+        tile = plan.tile
         channels, channel = self._split("co", tile.channels)
         if tile.flat:
             self._do("fuse", loops=("ho", "wo"))
@@ -138,11 +142,15 @@ class _Writer:
         else:
             rows, row = self._split("ho", tile.rows)
             columns, column = self._split("wo", tile.columns)
-        outer = ["n", *channels, *rows, *columns]
+        pixels = [*rows, *columns]
+        outer = ["n", *pixels, *channels] if plan.pixels_first else ["n", *channels, *pixels]
         if tile.by_channel:
             registers, lane = self._split(channel[0], tile.width) if channel else ([], [])
             return outer, [*row, *column, *registers, *lane]
         vectors, vector = self._split(column[0], tile.width) if column else ([], [])
+        if tile.channels > tile.rows * (tile.columns // tile.width):
+            # The operand with fewer registers is kept in them; LLVM does not reorder the loads.
+            return outer, [*channel, *row, *vectors, *vector]
         return outer, [*row, *channel, *vectors, *vector]
 
     def _split(self, loop: str, factor: int) -> tuple[list[str], list[str]]:

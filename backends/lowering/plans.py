@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm
 from backends.lowering.tiles import Tile, leaves_out, reads_in_place, tile_slots, tiles
+from backends.lowering.traffic import far_slots
 
 if TYPE_CHECKING:
     from backends.devices import CpuFeatures
@@ -27,7 +28,10 @@ DEAL_SLOTS = 0.5
 """What an element costs more when the columns of the copy are dealt out by the stride."""
 
 BLOCK_SLOTS = 0.2
-"""Copying an element of a packed input, a vector of channels at a time."""
+"""Copying an element of a packed input, a vector of channels at a time, or a row of no padding."""
+
+GATHER_ROW_SLOTS = 6.0
+"""Copying one row of no padding inside a loop."""
 
 UNPACK_SLOTS = 1.0
 """What an element of a packed input costs more when its channels are taken apart."""
@@ -42,7 +46,7 @@ class Pads(Enum):
     """Where the input gets its padding, if it has any."""
 
     BEFOREHAND = "beforehand"
-    AT_TILES = "inside the fused loop over tiles"
+    AT_TILES = "inside the fused loop over tiles, with all that it reads"
     INLINE = "nowhere: what would be multiplied with it is left out"
     AT_TAPS = "where a tap is read, without a copy in memory"
 
@@ -53,12 +57,15 @@ class Plan:
 
     Attributes:
         tile: What is computed in registers.
+        pixels_first: Whether the loops over tiles of pixels are around those over tiles of
+            channels, which then share what the input's tile has brought into the first cache.
         fused: How many of the loops over tiles are fused, outermost first.
         pads: Where the input is padded.
         parallel: Whether the fused loop is parallel.
     """
 
     tile: Tile
+    pixels_first: bool
     fused: int
     pads: Pads
     parallel: bool
@@ -75,7 +82,6 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
     estimates = []
     found = tiles(form, cpu)
     copied = [(tile_slots(form, cpu, tile), tile) for tile in found]
-    paddings = (Pads.BEFOREHAND, Pads.AT_TILES) if form.pads else (Pads.BEFOREHAND,)
     masked = [
         (tile_slots(form, cpu, tile, in_place=True), tile)
         for tile in found
@@ -86,11 +92,11 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
         for tile in found
         if leaves_out(form, cpu, tile)
     ]
-    for costs, pads in ((copied, paddings), (masked, (Pads.AT_TAPS,)), (left_out, (Pads.INLINE,))):
+    at_tiles = (Pads.BEFOREHAND, Pads.AT_TILES)
+    for costs, pads in ((copied, at_tiles), (masked, (Pads.AT_TAPS,)), (left_out, (Pads.INLINE,))):
         for per_tile, tile in _cheapest(costs):
-            counts = trips(form, tile)
-            for plan in _plans(cpu, tile, len(counts), pads):
-                slots = _slots(form, cpu, plan, counts, per_tile, sharers)
+            for plan in _plans(form, cpu, tile, pads):
+                slots = _slots(form, cpu, plan, per_tile, sharers)
                 estimates.append((slots, plan))
     estimates.sort(key=lambda estimate: estimate[0])
     return [plan for _, plan in estimates]
@@ -106,50 +112,57 @@ def _cheapest(costs: list[tuple[float, Tile]]) -> list[tuple[float, Tile]]:
     return [cost for sort in sorts for cost in sort[:RANKED_TILES]]
 
 
-def trips(form: StatementForm, tile: Tile) -> dict[str, int]:
+def _trips(form: StatementForm, tile: Tile, pixels_first: bool) -> dict[str, int]:
     """Trip counts of the loops over tiles, outermost first; those of one trip but n left out."""
     s = form.statement
-    counts = {"n": form.batch, "co": s.kept_co // tile.channels}
+    channels = {"co": s.kept_co // tile.channels}
     if tile.flat:
-        counts["ho+wo"] = s.rows * s.columns // tile.columns
+        pixels = {"ho+wo": s.rows * s.columns // tile.columns}
     else:
-        counts |= {"ho": s.rows // tile.rows, "wo": s.columns // tile.columns}
-    return {name: count for name, count in counts.items() if count > 1 or name == "n"}
+        pixels = {"ho": s.rows // tile.rows, "wo": s.columns // tile.columns}
+    loops = pixels | channels if pixels_first else channels | pixels
+    return {"n": form.batch} | {name: count for name, count in loops.items() if count > 1}
 
 
-def _plans(cpu: CpuFeatures, tile: Tile, loops: int, paddings: tuple[Pads, ...]) -> Iterator[Plan]:
-    for fused in sorted({min(2, loops), min(3, loops)}):
-        for pads in paddings:
-            for parallel in (False, True) if cpu.threads > 1 else (False,):
-                yield Plan(tile, fused, pads, parallel)
+def _plans(
+    form: StatementForm, cpu: CpuFeatures, tile: Tile, paddings: tuple[Pads, ...]
+) -> Iterator[Plan]:
+    loops = list(_trips(form, tile, pixels_first=True))
+    gathers = not tile.reads_copy(form) and not tile.crosses_rows(form)
+    for pixels_first in (False, True) if "co" in loops and len(loops) > 2 else (False,):
+        most = len(loops) - pixels_first
+        for fused in sorted({min(2, most), min(3, most)}):
+            for pads in paddings:
+                if pads is Pads.AT_TILES and not form.pads and not (gathers and pixels_first):
+                    continue
+                for parallel in (False, True) if cpu.threads > 1 else (False,):
+                    yield Plan(tile, pixels_first, fused, pads, parallel)
 
 
 def _slots(
-    form: StatementForm,
-    cpu: CpuFeatures,
-    plan: Plan,
-    counts: dict[str, int],
-    per_tile: float,
-    sharers: int,
+    form: StatementForm, cpu: CpuFeatures, plan: Plan, per_tile: float, sharers: int
 ) -> float:
+    counts = _trips(form, plan.tile, plan.pixels_first)
     tasks = prod(list(counts.values())[: plan.fused])
+    gathered = plan.pads is Pads.AT_TILES
+    per_tile += far_slots(form, cpu, plan.tile, pixels_first=plan.pixels_first, gathered=gathered)
     per_task = per_tile * prod(counts.values()) / tasks
     beforehand = 0.0
-    by_columns = not plan.tile.by_channel and plan.tile.width > 1
-    deals = by_columns and form.spans[1].step > 1
-    unpacks = by_columns and form.input_lanes > 0
-    rearranging = deals * DEAL_SLOTS + unpacks * UNPACK_SLOTS
-    blocks = form.copy_lanes > 0 and not by_columns
+    rearranging = plan.tile.deals(form) * DEAL_SLOTS + plan.tile.unpacks(form) * UNPACK_SLOTS
+    blocks = form.copy_lanes > 0 and not plan.tile.by_columns
     if plan.pads in (Pads.AT_TAPS, Pads.INLINE):
         pass
-    elif plan.pads is Pads.AT_TILES:
-        rows, columns = _padded_by_task(form, plan, counts)
+    elif gathered and not form.pads:
+        rows, columns = _copied_by_task(form, plan, counts)
+        per_task += rows * (GATHER_ROW_SLOTS + columns * BLOCK_SLOTS)
+    elif gathered:
+        rows, columns = _copied_by_task(form, plan, counts)
         crowded = 8 * rows * columns > cpu.l1_bytes
         per_element = BLOCK_SLOTS if blocks else PAD_SLOTS
         per_element += rearranging + (FAR_SLOTS / 2 if crowded else 0.0)
         per_row = 0.0 if blocks else PAD_ROW_INSIDE_SLOTS
         per_task += rows * (per_row + columns * per_element)
-    elif form.pads or deals or unpacks:
+    elif plan.tile.reads_copy(form):
         beforehand = _copy_slots(form, cpu, blocks) + form.padded_elements * rearranging
         if form.pads_in_parallel and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
@@ -167,15 +180,19 @@ def _copy_slots(form: StatementForm, cpu: CpuFeatures, blocks: bool) -> float:
     return elements * per_element
 
 
-def _padded_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> tuple[int, int]:
-    """(rows, columns) of the padded input that one iteration of the fused loop computes."""
+def _copied_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> tuple[int, int]:
+    """(rows, columns) of the input that one iteration of the fused loop copies."""
     s, tile = form.statement, plan.tile
     inside = list(counts)[: plan.fused]
     groups = s.groups
-    if "co" in counts and "co" in inside:
+    if "co" in inside:
         groups = max(1, tile.channels * s.groups // s.kept_co)
     rows, columns = form.spans
-    height = rows.span
+    height, width = rows.span, columns.span
+    if tile.flat:
+        height, width = 1, tile.columns if "ho+wo" in inside else height * width
     if "ho" in inside:
         height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
-    return groups * s.inputs.count * height, columns.span
+    if "wo" in inside:
+        width = (tile.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+    return groups * s.inputs.count * height, width

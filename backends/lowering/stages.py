@@ -57,6 +57,17 @@ def schedule_padding(sch: s_tir.Schedule, pad: Any, form: StatementForm) -> None
         sch.vectorize(row)
 
 
+def vectorize_fetch(sch: s_tir.Schedule, stage: Any) -> None:
+    """Copy an operand inside a loop: rows as vectors, where TVM knows their length."""
+    *_, row = sch.get_loops(stage)
+    (extent,) = _extents(sch, [row]) or (1,)
+    width = _widest(extent)
+    if 1 < width < extent:
+        _, row = sch.split(row, [None, width])
+    if width > 1:
+        sch.vectorize(row)
+
+
 def _extents(sch: s_tir.Schedule, loops: list[Any]) -> list[int] | None:
     """Trip counts; None where TVM does not find that one is the same in all iterations."""
     extents = [sch.get(loop).extent for loop in loops]
@@ -120,4 +131,9 @@ def _row_width(form: StatementForm, extent: int) -> int:
     computed = [x.extent for x in form.schedule.loops if x.mark == "vectorize"]
     if computed and not form.schedule.lanes("accumulator") and extent % computed[0] == 0:
         return computed[0]
+    return _widest(extent)
+
+
+def _widest(extent: int) -> int:
+    """The longest vector that divides a row."""
     return max(d for d in range(1, MAX_VECTOR + 1) if extent % d == 0)

@@ -17,12 +17,14 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm
+from backends.lowering.traffic import weight_load_slots
 
 if TYPE_CHECKING:
     from backends.devices import CpuFeatures
 
-CHAINS = 8
-"""Accumulators needed to hide the latency of a multiply-add: 4 cycles on two pipes."""
+CHAINS = 8.5
+"""Accumulators needed to hide the latency of a multiply-add: 4 cycles on two pipes, and a little
+more, as with exactly eight every delay of one of them delays all."""
 
 MOST_ROWS = 8
 MOST_COLUMNS = 28
@@ -87,6 +89,28 @@ class Tile:
     @property
     def elements(self) -> int:
         return self.channels * self.rows * self.columns
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether the lanes hold columns."""
+        return not self.by_channel and self.width > 1
+
+    def deals(self, form: StatementForm) -> bool:
+        """Whether it reads a copy whose columns are dealt out by the stride."""
+        return self.by_columns and form.spans[1].step > 1
+
+    def unpacks(self, form: StatementForm) -> bool:
+        """Whether it reads a copy in which the channels of a block are taken apart."""
+        return self.by_columns and form.input_lanes > 0
+
+    def reads_copy(self, form: StatementForm) -> bool:
+        """Whether it reads a copy of the input, with its padding or in another layout."""
+        return form.pads or self.deals(form) or self.unpacks(form)
+
+    def crosses_rows(self, form: StatementForm) -> bool:
+        """Whether it is no part of a row nor several rows."""
+        columns = form.statement.columns
+        return self.flat and self.columns % columns > 0 and columns % self.columns > 0
 
 
 def tiles(form: StatementForm, cpu: CpuFeatures) -> list[Tile]:
@@ -231,7 +255,9 @@ def tile_slots(
         pixels = tile.rows * tile.columns
         accumulators = pixels * width * (tile.channels // tile.width)
         weights = tile.channels // tile.width * sum(pieces(tile.width, cpu.lanes))
-        loads = BROADCAST_SLOTS * pixels + weights * _weight_load_slots(reduction, cpu, tile)
+        loads = BROADCAST_SLOTS * pixels + weights * weight_load_slots(
+            tile.channels * reduction, cpu
+        )
         if form.output_lanes:
             written = STORE_SLOTS * pixels * weights
         else:
@@ -261,13 +287,6 @@ def _unrolls_reduction(form: StatementForm, tile: Tile) -> bool:
     s = form.statement
     copies = s.kh.extent * s.kw.extent * tile.elements // tile.width
     return s.inputs.count == 1 and copies <= MOST_UNROLLED
-
-
-def _weight_load_slots(reduction: int, cpu: CpuFeatures, tile: Tile) -> float:
-    size = 4 * tile.channels * reduction
-    if size <= cpu.l1_bytes:
-        return 1.0
-    return 1.5 if size <= cpu.l2_bytes else 3.0
 
 
 def _line_load_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile, in_place: bool) -> float:

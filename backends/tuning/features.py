@@ -14,7 +14,8 @@ from math import ceil, log2, prod
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm, statement_forms
-from backends.lowering.tiles import LINE_LANES
+from backends.lowering.tiles import LINE_LANES, Tile
+from backends.lowering.traffic import far_slots
 from genomes.nest import LoopNest
 from genomes.schedule import Loop
 
@@ -38,6 +39,8 @@ NAMES = (
     "registers",
     "loads",
     "steps_per_load",
+    "pixels_first",
+    "far",
     "rolled",
     "unrolled",
     "unrolled_reduction",
@@ -77,8 +80,9 @@ TILE_SLOTS = 25.0
 WRITE_SLOTS = 0.5
 PAD_SLOTS = 0.5
 PAD_ROW_SLOTS = 10.0
-FETCH_SLOTS = 1.0
-"""Copying one element ahead."""
+FETCH_SLOTS = 0.2
+FETCH_ROW_SLOTS = 6.0
+"""Copying one element and one row ahead."""
 PARALLEL_SLOTS = 4000.0
 
 
@@ -210,6 +214,29 @@ class _Look:
             ceil(self.tile_channels / self.width) * vectors
         )
 
+    @cached_property
+    def pixels_first(self) -> bool:
+        """Whether tiles of other channels, of the same pixels, follow each other."""
+        first = next(at for at, loop in enumerate(self.loops) if loop.reduction)
+        around = [loop.name for loop in self.loops[:first] if loop.extent > 1]
+        return bool(around) and "co" in around[-1].split("+")[-1]
+
+    @cached_property
+    def far(self) -> float:
+        """Slots that a tile waits for what is not in the first cache."""
+        tile = Tile(
+            by_channel=self.by_channel,
+            channels=self.tile_channels,
+            rows=_product(x for x in self.tile if x.name.startswith("ho") and not self.form.flat),
+            columns=_product(x for x in self.tile if "wo" in x.name),
+            width=self.width,
+            flat=self.form.flat,
+        )
+        gathered = any(self._around(role) for role in ("pad", "prefetch:input"))
+        return far_slots(
+            self.form, self.cpu, tile, pixels_first=self.pixels_first, gathered=gathered
+        )
+
     @property
     def threads(self) -> int:
         return self.cpu.threads if any(x.mark == "parallel" for x in self.loops) else 1
@@ -237,19 +264,25 @@ class _Look:
     @cached_property
     def pad_rows(self) -> float:
         """Rows, of all channels, of the part that is made at once."""
-        return self._input_rows(self._around("pad") if self.form.pads_at_loop else ())
+        return self._input(self._around("pad") if self.form.pads_at_loop else ())[0]
 
-    def _input_rows(self, outside: tuple[Loop, ...]) -> float:
-        """Rows, of all channels, of the input that one iteration of these loops reads."""
-        s, (rows, _) = self.form.statement, self.form.spans
+    def _input(self, outside: tuple[Loop, ...]) -> tuple[float, int]:
+        """Of the input that one iteration of these loops reads: rows, of all channels; columns."""
+        s, (rows, columns) = self.form.statement, self.form.spans
         inside = self.loops[len(outside) :]
         around = "+".join(loop.name for loop in outside)
-        height = rows.span
+        channels = s.inputs.count * max(1.0, s.groups * self._channels(outside) / s.kept_co)
+        computed = {
+            axis: _product(x for x in inside if x.name.startswith(axis)) for axis in ("ho", "wo")
+        }
+        if self.form.flat:
+            return channels, computed["ho"] if "ho" in around else rows.span * columns.span
+        height, width = rows.span, columns.span
         if "ho" in around:
-            computed = _product(x for x in inside if x.name.startswith("ho"))
-            height = (computed - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
-        groups = max(1.0, s.groups * self._channels(outside) / s.kept_co)
-        return groups * s.inputs.count * height
+            height = (computed["ho"] - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
+        if "wo" in around:
+            width = (computed["wo"] - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+        return channels * height, width
 
     def _channels(self, outside: tuple[Loop, ...]) -> int:
         """Output channels that one iteration of these loops computes."""
@@ -259,18 +292,24 @@ class _Look:
 
     @property
     def pad_elements(self) -> float:
-        return self.pad_rows * self.form.spans[1].span if self.copies else 0.0
+        if not self.copies:
+            return 0.0
+        rows, columns = self._input(self._around("pad") if self.form.pads_at_loop else ())
+        return rows * columns
 
     @property
-    def fetched(self) -> float:
-        """Elements of both operands that are copied ahead."""
+    def fetches(self) -> float:
+        """Slots of copying operands ahead."""
         inputs, weights = self._around("prefetch:input"), self._around("prefetch:weight")
-        elements = 0.0
+        slots = 0.0
         if inputs:
-            elements += _product(inputs) * self._input_rows(inputs) * self.form.spans[1].span
+            rows, columns = self._input(inputs)
+            slots += _product(inputs) * rows * (FETCH_ROW_SLOTS + FETCH_SLOTS * columns)
         if weights:
-            elements += _product(weights) * self._channels(weights) * self.reduction
-        return elements
+            vectors = self._channels(weights) * self.reduction / self.tile_channels
+            vector = FETCH_ROW_SLOTS + FETCH_SLOTS * self.tile_channels
+            slots += _product(weights) * vectors * vector
+        return slots
 
     @property
     def slots(self) -> float:
@@ -285,8 +324,8 @@ class _Look:
             step *= self.width
         steps = self.reduction * (self.form.share_inside if self.form.padded_as_read else 1.0)
         tiles = self.elements / self.tile_elements
-        inside = tiles * (TILE_SLOTS + steps * step + WRITE_SLOTS * self.tile_elements)
-        inside += FETCH_SLOTS * self.fetched
+        tile = TILE_SLOTS + steps * step + WRITE_SLOTS * self.tile_elements + self.far
+        inside = tiles * tile + self.fetches
         padding = 0.0
         if self.copies:
             padding = self.pad_iterations * (
@@ -324,6 +363,8 @@ class _Look:
             float(self.registers),
             self.loads,
             self.registers / self.loads,
+            float(self.pixels_first),
+            self.far / self.reduction,
             float(self.rolled),
             log2(self.unrolled),
             log2(self.unrolled_reduction),

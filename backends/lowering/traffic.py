@@ -1,0 +1,137 @@
+"""What a tile waits for data that is not in the first cache: integers only, no TVM.
+
+Tiles that follow each other share weights where the loops over channels are outside, and the input
+where those over pixels are.  What they do not share comes from a cache further away, and so does
+what lies so that few sets of the first cache have to hold all of it: rows of channels that are a
+multiple of 4096 bytes apart, as those of 32 x 32 pixels are.
+
+The estimate counts issue slots of fused multiply-adds, as that of the registers does.  Its
+constants were fitted to measurements on AVX-512 (Zen 5) of 1x1 convolutions.
+"""
+
+from __future__ import annotations
+
+from math import ceil, prod
+from typing import TYPE_CHECKING
+
+from backends.lowering.geometry import StatementForm
+
+if TYPE_CHECKING:
+    from backends.devices import CpuFeatures
+    from backends.lowering.tiles import Tile
+
+LINE_ELEMENTS = 16
+WAY_LINES = 64
+"""Lines of one way of the first cache: it is indexed by the offset in a page of 4096 bytes."""
+OTHER_WAYS = 2
+"""Ways of the first cache in which weights and results pass through."""
+
+LINE_SLOTS = 2.0
+"""Loading a line from the second cache..."""
+HIDDEN = 0.25
+"""...of which so much of the arithmetic hides."""
+CONFLICT_SLOTS = 3.0
+"""The same for lines that displace each other, which nothing hides."""
+AGAIN_SLOTS = 1.0
+"""The same for those that the tile before has loaded, too, where vectors hold columns."""
+CONFLICT_STORE_SLOTS = 12.0
+"""Storing a part of a line that other stores have displaced since another part was stored."""
+
+
+def weight_load_slots(elements: int, cpu: CpuFeatures) -> float:
+    """Loading a vector of weights, of so many that are used again and again."""
+    if 4 * elements <= cpu.l1_bytes:
+        return 1.0
+    return 1.5 if 4 * elements <= cpu.l2_bytes else 3.0
+
+
+def far_slots(
+    form: StatementForm, cpu: CpuFeatures, tile: Tile, *, pixels_first: bool, gathered: bool
+) -> float:
+    """Slots that a tile takes longer than with all its data in the first cache.
+
+    Args:
+        form: The statement.
+        cpu: The CPU.
+        tile: What is computed at once.
+        pixels_first: Whether tiles of other channels, of the same pixels, follow each other.
+        gathered: Whether what these tiles read was copied, to lie side by side.
+    """
+    s = form.statement
+    slots = _store_slots(form, cpu, tile)
+    if tile.channels == s.kept_co // s.groups:
+        return slots
+    if pixels_first:
+        slots += _weight_slots(form, cpu, tile)
+        return slots + (_gathered_slots if gathered else _shared_slots)(form, cpu, tile)
+    lines, whole = _lines(form, tile)
+    if _displace(form, cpu, tile):
+        return slots + CONFLICT_SLOTS * whole
+    reduction = s.inputs.count * s.kh.extent * s.kw.extent
+    arithmetic = reduction * tile.elements / cpu.lanes
+    return slots + max(0.0, LINE_SLOTS * lines - HIDDEN * arithmetic)
+
+
+def _gathered_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
+    """Waiting for a copy of what the tile before has read, too."""
+    lines, _ = _lines(form, tile)
+    return AGAIN_SLOTS * lines if lines > WAY_LINES * _ways(cpu) else 0.0
+
+
+def _shared_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
+    """Waiting for what the tile before has read, too, where it lies."""
+    _, whole = _lines(form, tile)
+    if _displace(form, cpu, tile):
+        return whole * (CONFLICT_SLOTS if tile.by_channel else AGAIN_SLOTS)
+    return AGAIN_SLOTS * whole if whole > WAY_LINES * _ways(cpu) else 0.0
+
+
+def _weight_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
+    """Loading weights of all tiles in turn, beyond what those of one take."""
+    one = tile.channels * prod(form.statement.weight_shape[1:])
+    more = weight_load_slots(prod(form.statement.weight_shape), cpu) - weight_load_slots(one, cpu)
+    return more * one / LINE_ELEMENTS
+
+
+def _store_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
+    """Storing parts of lines of which the next tile stores the rest, when they are gone."""
+    s = form.statement
+    if form.output_lanes or not tile.by_channel or not _in_one_set(s.ho.extent * s.wo.extent):
+        return 0.0
+    return CONFLICT_STORE_SLOTS * tile.rows * max(0, tile.channels - _ways(cpu))
+
+
+def _lines(form: StatementForm, tile: Tile) -> tuple[float, int]:
+    """Cache lines of the input that a tile reads: in elements of them, and whole ones."""
+    count = form.statement.inputs.count
+    alone = _lines_of_channel(form, tile)
+    return count * alone, count * ceil(alone)
+
+
+def _lines_of_channel(form: StatementForm, tile: Tile) -> float:
+    s, (rows, columns) = form.statement, form.spans
+    height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
+    width = (tile.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+    return height * width / LINE_ELEMENTS
+
+
+def _displace(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
+    """Whether lines that a tile reads of several channels displace each other.
+
+    Channels of less than a page are loaded ahead by the CPU, whatever set they belong to.
+    """
+    copied = tile.reads_copy(form)
+    if form.input_lanes and (form.copy_lanes or not copied):
+        return False
+    rows, columns = form.spans
+    plane = rows.span * columns.span if copied else rows.size * columns.size
+    return _in_one_set(plane) and form.statement.inputs.count > _ways(cpu)
+
+
+def _in_one_set(plane: int) -> bool:
+    """Whether the same element of all channels belongs to one set of the first cache."""
+    return plane % (WAY_LINES * LINE_ELEMENTS) == 0
+
+
+def _ways(cpu: CpuFeatures) -> int:
+    return cpu.l1_bytes // (4 * LINE_ELEMENTS * WAY_LINES) - OTHER_WAYS
