@@ -7,6 +7,7 @@ value that is read later than before, or of which an old version is kept, must n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import fx
@@ -42,13 +43,43 @@ def is_fresh(node: fx.Node) -> bool:
 
 def is_unchanged(value: fx.Node, since: fx.Node, until: fx.Node) -> bool:
     """Whether no operator after `since` and before `until` may change `value` in place."""
+    owners = _owners(value)
     node = since.next
     while node is not until:
-        for changed in _changed(node):
-            if changed is value or not (is_fresh(changed) and is_fresh(value)):
-                return False
+        if any(owners & _owners(changed) for changed in _changed(node)):
+            return False
         node = node.next
     return True
+
+
+def all_changed(graph: fx.Graph) -> set[fx.Node]:
+    """The values in whose memory some operator of the graph may write, but for their views."""
+    written = (changed for node in graph.nodes for changed in _changed(node))
+    return {owner for changed in written for owner in _owners(changed)}
+
+
+def _owners(value: fx.Node) -> set[fx.Node]:
+    """The fresh values of which one owns the memory of `value`."""
+    owners, seen, left = set[fx.Node](), set[fx.Node](), [value]
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        shared = [] if is_fresh(node) else _shared(node)
+        left += shared
+        if not shared:
+            owners.add(node)
+    return owners
+
+
+def _shared(node: fx.Node) -> list[fx.Node]:
+    """Of what an operator is given, that whose memory its results may share."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.all_input_nodes
+    if node.target.overloadpacket in _VIEWS:
+        return node.all_input_nodes
+    return [given for given, alias in _given(node) if alias is not None]
 
 
 def is_free(value: fx.Node, user: fx.Node) -> bool:
@@ -65,10 +96,17 @@ def is_free(value: fx.Node, user: fx.Node) -> bool:
 
 def _changed(node: fx.Node) -> Iterator[fx.Node]:
     """The values that an operator changes in place."""
+    for given, alias in _given(node):
+        if alias is not None and alias.is_write:
+            yield given
+
+
+def _given(node: fx.Node) -> Iterator[tuple[fx.Node, Any]]:
+    """The values that an operator is given, with what its schema says of their memory."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return
     for index, argument in enumerate(node.target._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
         given = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-        yield from (n for n in (given if isinstance(given, list) else [given]) if n is not None)  # type: ignore[misc]
+        for value in given if isinstance(given, (list, tuple)) else (given,):
+            if isinstance(value, fx.Node):
+                yield value, argument.alias_info

@@ -73,7 +73,7 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, fuse: bool = True) 
         fuse: Whether kernels take in what follows them.
 
     Raises:
-        ModelError: The network cannot be traced by `torch.export`.
+        ModelError: The network cannot be traced by `torch.export`, or changes its buffers.
     """
     network = copy.deepcopy(model).eval()
     kernels: list[SiteKernel] = []
@@ -108,7 +108,13 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     table = torch.export.default_decompositions()
     for name in KEPT_WHOLE:
         table.pop(name, None)
-    return program.run_decompositions(table)
+    decomposed = program.run_decompositions(table)
+    if changed := decomposed.graph_signature.buffers_to_mutate:
+        raise ModelError(
+            f"the network changes its own {next(iter(changed.values()))} whenever it runs, and a "
+            "compiled network cannot; compute that in a new tensor, or do it in training only"
+        )
+    return decomposed
 
 
 def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:

@@ -9,7 +9,7 @@ in place: what moves must find everything as it was (`backends.network.aliasing`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from backends.network.aliasing import is_free, is_unchanged
+from backends.network.aliasing import all_changed, is_free, is_unchanged
 from genomes.nest import LoopNest
 
 SITE_OP = "site.default"
@@ -29,6 +29,7 @@ _ACTIVATIONS = {
     _ATEN.hardtanh.default: "relu6",
     _ATEN.hardtanh_.default: "relu6",
     _ATEN.relu6.default: "relu6",
+    _ATEN.relu6_.default: "relu6",
     _ATEN.silu.default: "silu",
     _ATEN.silu_.default: "silu",
 }
@@ -175,7 +176,7 @@ def _replace(
 def _fold_batch_norms(captured: CapturedNetwork) -> None:
     """Fold each BatchNorm whose input is a site used by nothing else into that site."""
     graph = captured.program.graph_module.graph
-    tensors = _tensors(captured.program)
+    constants = _constants(captured.program)
     site_nodes = [n for n in graph.nodes if is_site(n)]
     numbers = [n.args[2] for n in site_nodes]
     for node in list(graph.nodes):
@@ -186,25 +187,30 @@ def _fold_batch_norms(captured: CapturedNetwork) -> None:
             continue
         if numbers.count(source.args[2]) > 1:
             continue
-        values = [None if n is None else tensors(n) for n in (weight, bias, mean, variance)]
-        if not _fold(captured.kernels[source.args[2]], *_affine(values, epsilon)):
+        values = _values(constants, weight, bias, mean, variance)
+        if values is None or not _fold(
+            captured.kernels[source.args[2]], *_affine(values, epsilon)
+        ):
             continue
         node.replace_all_uses_with(source)
         graph.erase_node(node)
 
 
 def _simplify_batch_norms(program: torch.export.ExportedProgram) -> None:
-    """Replace BatchNorms by x * scale + shift, which stand where their statistics stood."""
-    graph, tensors = program.graph_module.graph, _tensors(program)
+    """Replace BatchNorms by x * scale + shift, which stand where their statistics stood.
+
+    Those whose statistics are computed stay.
+    """
+    graph, constants = program.graph_module.graph, _constants(program)
     groups: dict[tuple[Any, ...], list[fx.Node]] = {}
     for node in graph.nodes:
         if node.target is _ATEN.batch_norm.default and not node.args[5]:
             key = (*node.args[1:5], node.args[7])
             groups.setdefault(key, []).append(node)
     for (weight, bias, mean, variance, epsilon), nodes in groups.items():
-        if any(set(n.users) != set(nodes) for n in (mean, variance)):
+        values = _values(constants, weight, bias, mean, variance)
+        if values is None or any(set(n.users) != set(nodes) for n in (mean, variance)):
             continue
-        values = [None if n is None else tensors(n) for n in (weight, bias, mean, variance)]
         rank = nodes[0].meta["val"].dim()
         for holder, constant in zip((variance, mean), _affine(values, epsilon), strict=True):
             shape = (1, -1, *(1,) * (rank - 2))
@@ -258,12 +264,30 @@ def is_site(node: Any) -> bool:
     )
 
 
-def _tensors(program: torch.export.ExportedProgram) -> Callable[[fx.Node], Tensor]:
-    def value(node: fx.Node) -> Tensor:
-        name, holder = _holder(program, node)
-        return holder[name]
+def _constants(program: torch.export.ExportedProgram) -> dict[fx.Node, Tensor]:
+    """The tensors of the network by their placeholders, but for those that it changes."""
+    graph = program.graph_module.graph
+    names, changed = _constant_names(program), all_changed(graph)
+    placeholders = graph.find_nodes(op="placeholder")
+    return {
+        node: _tensor(program, node)
+        for node in placeholders
+        if node.name in names and node not in changed
+    }
 
-    return value
+
+def _values(
+    constants: Mapping[fx.Node, Tensor], *nodes: fx.Node | None
+) -> list[Tensor | None] | None:
+    """The tensors of some placeholders, of which there may be none; None if one is computed."""
+    if any(node is not None and node not in constants for node in nodes):
+        return None
+    return [None if node is None else constants[node] for node in nodes]
+
+
+def _tensor(program: torch.export.ExportedProgram, node: fx.Node) -> Tensor:
+    name, holder = _holder(program, node)
+    return holder[name]
 
 
 def _replace_tensor(program: torch.export.ExportedProgram, node: fx.Node, new: Tensor) -> None:
@@ -279,7 +303,7 @@ def change_constant(
     """Change the tensor of a placeholder; False where it is an input of the network, or none."""
     if node.name not in _constant_names(program):
         return False
-    _replace_tensor(program, node, change(_tensors(program)(node)))
+    _replace_tensor(program, node, change(_tensor(program, node)))
     return True
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine.bench.command import BenchError
-from engine.bench.peers import Peer
+from engine.bench.peers import Peer, compiled_once
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,11 +30,7 @@ def eager(
 
 def compiled(module: nn.Module, x: Tensor, *, mode: str = "default", tf32: bool = False) -> Peer:
     """torch.compile in one of its modes; "reduce-overhead" replays a CUDA graph."""
-    import torch
-    import torch._dynamo
-
-    torch._dynamo.reset()
-    return _peer(torch.compile(_moved(module), mode=mode), x.cuda(), tf32)
+    return _peer(compiled_once(_moved(module), mode=mode), x.cuda(), tf32)
 
 
 def _moved(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import tempfile
+import types
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -71,14 +72,34 @@ def inductor(module: nn.Module, x: Tensor) -> Peer:
     """torch.compile with the weights frozen into the code."""
     import torch
     import torch._dynamo
-    import torch._inductor.config as settings
+    import torch._inductor.config
 
-    settings.freezing = True
-    torch._dynamo.reset()
+    torch._inductor.config.freezing = True
+    torch._dynamo.config.error_on_recompile = True
     with torch.no_grad():
-        compiled = torch.compile(copy.deepcopy(module))
+        compiled = compiled_once(copy.deepcopy(module))
         result = compiled(x)
     return lambda: compiled(x), result.numpy()
+
+
+def compiled_once(module: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:
+    """torch.compile of a module that is called with inputs of one shape.
+
+    PyTorch keeps what it compiles with the code object that it has compiled, a few for each, and
+    runs the rest uncompiled: every module gets a code object of its own.
+
+    Args:
+        module: On its device.
+        options: Of torch.compile.
+    """
+    import torch
+
+    def forward(x: Tensor) -> Tensor:
+        result: Tensor = module(x)
+        return result
+
+    own = types.FunctionType(forward.__code__.replace(), globals(), closure=forward.__closure__)
+    return torch.compile(own, **options)
 
 
 def onnxruntime(module: nn.Module, x: Tensor, threads: int, traced: bool = False) -> Peer:

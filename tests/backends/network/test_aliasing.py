@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backends.network import compile_network
 from backends.network.capture import capture
-from tests.backends.network.networks import SHAPE, check
+from genomes.errors import ModelError
+from tests.backends.network.networks import SHAPE, TARGET, batch_norm, check, unscheduled
 
 ATEN = torch.ops.aten
 Forward = Callable[["Network", Tensor], Tensor]
@@ -164,6 +166,61 @@ def test_concatenations_of_activations_in_place_are_flattened() -> None:
     nodes = capture(Network(forward), SHAPE).program.graph.nodes
     assert [len(n.args[0]) for n in nodes if n.target is ATEN.cat.default] == [3]
     check(Network(forward).eval())
+
+
+def test_what_changes_other_memory_does_not_prevent_fusing() -> None:
+    def forward(net: Network, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(net.a(x), inplace=True)
+        y = net.b(x)
+        z = nn.functional.hardswish(net.c(x), inplace=True)
+        return torch.relu(y) * z
+
+    targets = [n.target for n in capture(Network(forward), SHAPE).program.graph.nodes]
+    assert ATEN.relu.default not in targets
+    check(Network(forward).eval())
+
+
+def statistics_of_the_batch(net: Network, x: Tensor) -> Tensor:
+    y = net.a(x)
+    mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3))
+    return net.b(nn.functional.batch_norm(y, mean, variance))
+
+
+def statistics_are_computed(net: Network, x: Tensor) -> Tensor:
+    mean = net.a.bias * 0.5
+    return net.b(nn.functional.batch_norm(net.a(x), mean, torch.exp(mean)))
+
+
+def statistics_change(net: Network, x: Tensor) -> Tensor:
+    variance = net.c.weight.flatten()[:3].square()
+    variance += 0.5
+    return net.b(nn.functional.batch_norm(net.a(x), net.c.bias, variance, net.b.bias))
+
+
+@pytest.mark.parametrize(
+    "forward", [statistics_of_the_batch, statistics_are_computed, statistics_change]
+)
+def test_statistics_that_are_computed_are_not_folded(forward: Forward) -> None:
+    check(Network(forward).eval())
+
+
+class Counting(nn.Module):
+    """A BatchNorm whose mean is another one in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3), batch_norm(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.running_mean.add_(1.0)
+        return self.norm(self.conv(x))
+
+
+def test_a_network_that_changes_its_own_tensors_is_refused_in_one_line() -> None:
+    with pytest.raises(ModelError) as refused:
+        compile_network(Counting().eval(), SHAPE, TARGET, unscheduled)
+    assert "norm.running_mean" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("forward", [sum_in_place, activations_in_place])
