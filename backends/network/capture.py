@@ -7,8 +7,10 @@ measured.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -108,7 +110,8 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     table = torch.export.default_decompositions()
     for name in KEPT_WHOLE:
         table.pop(name, None)
-    decomposed = program.run_decompositions(table)
+    with _without_warnings():
+        decomposed = program.run_decompositions(table)
     if changed := decomposed.graph_signature.buffers_to_mutate:
         raise ModelError(
             f"the network changes its own {next(iter(changed.values()))} whenever it runs, and a "
@@ -117,9 +120,17 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     return decomposed
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """PyTorch's own use of what it deprecates is nothing that a user can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
+        yield
+
+
 def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_warnings():
             return torch.export.export(network, (torch.zeros(*input_shape),))
     except Exception as error:  # torch.export raises a large family of unrelated types
         line = (str(error).strip().splitlines() or [""])[0]

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
     if min(options.builds, options.rounds, options.measurements) < 1:
         parser.error("--builds, --rounds and --measurements must be at least 1")
     peers.share_process(options.threads)
-    # PyTorch's own, one for each tree that torch.export copies.
-    warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
     return command.run("ablation", lambda console: _benchmark(options, console))
 
 

@@ -21,7 +21,6 @@ import json
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +133,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rounds < 2:
         parser.error("--rounds must be at least 2")
     peers.share_process(options.threads)
-    # PyTorch's own, one for each tree that torch.export copies.
-    warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
     return command.run("e2e", lambda console: _benchmark(options, console))
 
 

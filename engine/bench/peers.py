@@ -99,7 +99,8 @@ def compiled_once(module: nn.Module, **options: Any) -> Callable[[Tensor], Tenso
         return result
 
     own = types.FunctionType(forward.__code__.replace(), globals(), closure=forward.__closure__)
-    return torch.compile(own, **options)
+    # PyTorch knows the code by its line, and would take what differs from the last for variable.
+    return torch.compile(own, dynamic=False, **options)
 
 
 def onnxruntime(module: nn.Module, x: Tensor, threads: int, traced: bool = False) -> Peer:
