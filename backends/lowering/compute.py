@@ -131,6 +131,7 @@ class _Emitter:
             column = x * columns.step + tap + columns.first
             return at(form.input_lanes, n, channel, row + rows.first, column)
         if form.phases > 1:
+            row = y if form.row_step > 1 else row
             return (n, channel, row, tap % columns.step, x + tap // columns.step)
         column = x * columns.step + tap
         if form.copy_lanes:

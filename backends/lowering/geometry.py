@@ -120,6 +120,17 @@ class StatementForm:
         """
         return self.spans[1].step if self.by_columns else 1
 
+    @cached_property
+    def copied_phases(self) -> int:
+        """How many of the parts are copied: one tap reads the first only."""
+        return 1 if self.statement.kw.extent == 1 else self.phases
+
+    @cached_property
+    def row_step(self) -> int:
+        """Every so maniest row of the span is copied: one tap reads no others."""
+        dealt = self.phases > 1 and self.statement.kh.extent == 1
+        return self.spans[0].step if dealt else 1
+
     @property
     def pads(self) -> bool:
         """Whether a copy of the input is made: for its padding, or for another layout."""
@@ -165,7 +176,8 @@ class StatementForm:
         """What is copied: statements with equal copies made beforehand share one."""
         a = self.statement.inputs
         channels = (a.start, a.groups * a.count) if a.contiguous else a
-        return (channels, self.spans, self.phases, self.copy_lanes)
+        parts = (self.phases, self.copied_phases, self.row_step)
+        return (channels, self.spans, parts, self.copy_lanes)
 
     @cached_property
     def padded_shape(self) -> tuple[int, ...]:
@@ -177,8 +189,8 @@ class StatementForm:
         channels, lanes = a.groups * a.count, self.copy_lanes
         if lanes:
             return (self.batch, channels // lanes, rows.span, columns.span, lanes)
-        parts = (self.phases, ceil(columns.span / self.phases))
-        return (self.batch, channels, rows.span, *parts)
+        parts = (self.copied_phases, ceil(columns.span / self.phases))
+        return (self.batch, channels, ceil(rows.span / self.row_step), *parts)
 
     @cached_property
     def padded_elements(self) -> int:

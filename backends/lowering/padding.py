@@ -1,7 +1,8 @@
 """The stage that copies the input with its padding, in four padding modes.
 
 The copy holds the channels that are read, group by group, and only the rows and columns that
-are read: (N, channels, rows, phases, columns of one phase).
+are read: (N, channels, rows, phases, columns of one phase); of a strided 1x1 convolution whose
+columns are dealt out, only every so maniest row and the first phase.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from tvm.tirx.script import builder as T  # noqa: N812 - the name that TVM uses
 from backends.lowering.blocks import ZERO, block, loops
 from backends.lowering.blocks import at as stored_at
 from backends.lowering.geometry import Span, StatementForm
+
+MOST_VECTORIZED = 64
+"""Longer rows are left to LLVM, which gathers those whose elements are not side by side."""
 
 
 def emit_copy(form: StatementForm, mode: str, data: Any, padded: Any) -> None:
@@ -51,11 +55,12 @@ class _Copy:
         """Element by element: a stage that TVM can place at a loop."""
         rows, columns = self._form.spans
         with block(self._name, self._extents) as v:
+            row = v["row"] * self._form.row_step
             column = v["column"] * self._form.phases + v["phase"]
-            at = [_source(rows, v["row"], self._mode), _source(columns, column, self._mode)]
+            at = [_source(rows, row, self._mode), _source(columns, column, self._mode)]
             value = self._element(v["n"], self._channel(v["c"]), *at)
             if self._mode == "zeros":
-                inside = [_is_inside(rows, v["row"]), _is_inside(columns, column)]
+                inside = [_is_inside(rows, row), _is_inside(columns, column)]
                 value = tirx.if_then_else(tirx.all(*inside), value, ZERO)
             elif columns.span % self._form.phases:
                 value = tirx.if_then_else(column < columns.span, value, ZERO)
@@ -65,8 +70,9 @@ class _Copy:
         """Row by row: the borders of a row are loops of their own, free of conditions."""
         rows, columns = self._form.spans
         with block(self._name, {name: self._extents[name] for name in ("n", "c", "row")}) as v:
+            row = v["row"] * self._form.row_step
             target = (v["n"], v["c"], v["row"])
-            source = (v["n"], self._channel(v["c"]), _source(rows, v["row"], self._mode))
+            source = (v["n"], self._channel(v["c"]), _source(rows, row, self._mode))
             lanes = self._form.input_lanes
             region = stored_at(lanes, *source, slice(0, columns.size))
             parts = {name: self._extents[name] for name in ("phase", "column")}
@@ -75,7 +81,7 @@ class _Copy:
             if self._mode != "zeros" or rows.inside:
                 self._row(target, source)
                 return
-            with T.If(_is_inside(rows, v["row"])):
+            with T.If(_is_inside(rows, row)):
                 with T.Then():
                     self._row(target, source)
                 with T.Else(), loops(parts) as at:
@@ -85,11 +91,13 @@ class _Copy:
         columns, phases = self._form.spans[1], self._form.phases
         left, right = columns.interior
         edges = {"before": (0, left), "inside": (left, right), "after": (right, columns.span)}
-        for phase, (segment, edge) in product(range(phases), edges.items()):
+        for phase, (segment, edge) in product(range(self._form.copied_phases), edges.items()):
             start, stop = (ceil((x - phase) / phases) for x in edge)
             if stop <= start:
                 continue
-            with T.serial(0, stop - start) as x:
+            dealt = phases > 1 and segment == "inside" and not self._form.input_lanes
+            short = stop - start <= MOST_VECTORIZED
+            with (T.vectorized if dealt and short else T.serial)(0, stop - start) as x:
                 value: Any = ZERO
                 if segment == "inside" or self._mode != "zeros":
                     column = (start + x) * phases + phase

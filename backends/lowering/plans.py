@@ -8,7 +8,7 @@ from enum import Enum
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
-from backends.lowering.geometry import StatementForm
+from backends.lowering.geometry import PARALLEL_ELEMENTS, StatementForm
 from backends.lowering.tiles import Tile, leaves_out, reads_in_place, tile_slots, tiles
 from backends.lowering.traffic import far_slots
 
@@ -43,7 +43,7 @@ RANKED_TILES = 24
 
 
 class Pads(Enum):
-    """Where the input gets its padding, if it has any."""
+    """Where the input gets its padding, or is copied to lie as a tile reads it, if it does."""
 
     BEFOREHAND = "beforehand"
     AT_TILES = "inside the fused loop over tiles, with all that it reads"
@@ -60,7 +60,7 @@ class Plan:
         pixels_first: Whether the loops over tiles of pixels are around those over tiles of
             channels, which then share what the input's tile has brought into the first cache.
         fused: How many of the loops over tiles are fused, outermost first.
-        pads: Where the input is padded.
+        pads: Where the input is padded or copied.
         parallel: Whether the fused loop is parallel.
     """
 
@@ -163,8 +163,9 @@ def _slots(
         per_row = 0.0 if blocks else PAD_ROW_INSIDE_SLOTS
         per_task += rows * (per_row + columns * per_element)
     elif plan.tile.reads_copy(form):
-        beforehand = _copy_slots(form, cpu, blocks) + form.padded_elements * rearranging
-        if form.pads_in_parallel and cpu.threads > 1:
+        elements = _copied_beforehand(form, plan.tile)
+        beforehand = _copy_slots(form, cpu, elements, blocks) + elements * rearranging
+        if elements >= PARALLEL_ELEMENTS and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
         beforehand /= sharers
     if not plan.parallel:
@@ -172,8 +173,18 @@ def _slots(
     return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task
 
 
-def _copy_slots(form: StatementForm, cpu: CpuFeatures, blocks: bool) -> float:
-    elements, columns = form.padded_elements, form.spans[1].span
+def _copied_beforehand(form: StatementForm, tile: Tile) -> int:
+    """Elements of the copy that a tile reads, when it is made before all tiles."""
+    s, (rows, columns), elements = form.statement, form.spans, form.padded_elements
+    if tile.deals(form):
+        # One tap leaves out what is between.
+        elements //= columns.step if s.kw.extent == 1 else 1
+        elements //= rows.step if s.kh.extent == 1 else 1
+    return elements
+
+
+def _copy_slots(form: StatementForm, cpu: CpuFeatures, elements: int, blocks: bool) -> float:
+    columns = form.spans[1].span
     per_element = BLOCK_SLOTS if blocks else PAD_SLOTS + PAD_ROW_SLOTS / columns
     if 4 * elements > cpu.l1_bytes:
         per_element += FAR_SLOTS

@@ -110,6 +110,8 @@ def _lines(form: StatementForm, tile: Tile) -> tuple[float, int]:
 
 def _lines_of_channel(form: StatementForm, tile: Tile) -> float:
     s, (rows, columns) = form.statement, form.spans
+    if tile.deals(form) and s.kw.extent == s.kh.extent == 1:
+        return tile.rows * tile.columns / LINE_ELEMENTS
     height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
     width = (tile.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
     return height * width / LINE_ELEMENTS
@@ -123,9 +125,11 @@ def _displace(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     copied = tile.reads_copy(form)
     if form.input_lanes and (form.copy_lanes or not copied):
         return False
-    rows, columns = form.spans
+    s, (rows, columns) = form.statement, form.spans
     plane = rows.span * columns.span if copied else rows.size * columns.size
-    return _in_one_set(plane) and form.statement.inputs.count > _ways(cpu)
+    if tile.deals(form) and s.kw.extent == s.kh.extent == 1:
+        plane = s.rows * s.columns
+    return _in_one_set(plane) and s.inputs.count > _ways(cpu)
 
 
 def _in_one_set(plane: int) -> bool:
@@ -134,4 +138,5 @@ def _in_one_set(plane: int) -> bool:
 
 
 def _ways(cpu: CpuFeatures) -> int:
-    return cpu.l1_bytes // (4 * LINE_ELEMENTS * WAY_LINES) - OTHER_WAYS
+    """Lines of the input that a set of the first cache holds beside others."""
+    return max(1, cpu.l1_bytes // (4 * LINE_ELEMENTS * WAY_LINES) - OTHER_WAYS)
