@@ -109,7 +109,9 @@ class Replay:
             buffer = f"padded_{self._form.source}"
         stage = self._sch.cache_read(reader, buffer, "global")
         self._sch.compute_at(stage, self._loops[loop], preserve_unit_loops=True)
-        stages.vectorize_fetch(self._sch, stage)
+        if reader is not self._pad:
+            # What is to be padded is fetched under conditions: it may lie outside of the input.
+            stages.vectorize_fetch(self._sch, stage)
 
     def _pads_inside(self, loop: str) -> bool:
         """Whether the padding is computed inside `loop`, so that the raw input is fetched."""

@@ -98,6 +98,11 @@ def test_the_message_names_the_statement():
         lower(LoopNest(parts.shape, (first, second)))
 
 
+def test_what_is_fetched_to_be_padded_is_copied_under_conditions():
+    nest = conv(8, 3, (9, 4), padding=(1, 0, 0, 2), dilation=(1, 2), input_lanes=8)
+    check(after(nest, gene("prefetch", operand="input", loop="ho"), gene("compute_at", loop="wo")))
+
+
 @pytest.mark.parametrize(
     ("pad", "fetch"), [("ho", "co"), ("co", "ho"), ("ho", "ho"), ("kh", "ci")]
 )
