@@ -46,7 +46,7 @@ class TestRun:
     def test_counts_and_times_add_up(self, tmp_path):
         config = experiment(
             tmp_path,
-            backend={"name": "table", "failures": {"crashed": 0.1}},
+            backend={"name": "table", "failures": {"crashed": 0.4}},
             capacity__tolerance=0.5,
             search={"population": 8, "generations": 5, "offspring": 10},
         )
