@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 8
+KERNEL_VERSION = 9
 """Raised when a change here or in the lowering makes other kernels from the same genes, or other
 times of the same kernels."""
 

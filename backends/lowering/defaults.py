@@ -11,6 +11,9 @@ over tiles outside, of which the outer ones are fused and run in parallel:
                     if the input is no padding:                 compute_inline
                         vectorize co.1: acc += weight * input   pack weight, pack accumulator
             output = acc                                        cache_write
+
+Where tiles of channels share what they read of the input, the loops over pixels are outside, and
+the input's tile may be copied for all channels (`prefetch`).
 """
 
 from __future__ import annotations

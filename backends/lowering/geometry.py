@@ -127,7 +127,7 @@ class StatementForm:
 
     @cached_property
     def row_step(self) -> int:
-        """Every so maniest row of the span is copied: one tap reads no others."""
+        """The distance of the rows of the span that are copied: one tap reads no others."""
         dealt = self.phases > 1 and self.statement.kh.extent == 1
         return self.spans[0].step if dealt else 1
 

@@ -2,7 +2,7 @@
 
 The copy holds the channels that are read, group by group, and only the rows and columns that
 are read: (N, channels, rows, phases, columns of one phase); of a strided 1x1 convolution whose
-columns are dealt out, only every so maniest row and the first phase.
+columns are dealt out, only the rows that are read and the first phase.
 """
 
 from __future__ import annotations

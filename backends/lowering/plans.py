@@ -43,7 +43,10 @@ RANKED_TILES = 24
 
 
 class Pads(Enum):
-    """Where the input gets its padding, or is copied to lie as a tile reads it, if it does."""
+    """Where the input is copied, for its padding or to lie as a tile reads it.
+
+    `AT_TILES` is the gene `compute_at` where there is padding, and `prefetch` where there is none.
+    """
 
     BEFOREHAND = "beforehand"
     AT_TILES = "inside the fused loop over tiles, with all that it reads"

@@ -53,7 +53,7 @@ def is_unchanged(value: fx.Node, since: fx.Node, until: fx.Node) -> bool:
 
 
 def all_changed(graph: fx.Graph) -> set[fx.Node]:
-    """The values in whose memory some operator of the graph may write, but for their views."""
+    """The fresh values in whose memory some operator of the graph may write."""
     written = (changed for node in graph.nodes for changed in _changed(node))
     return {owner for changed in written for owner in _owners(changed)}
 
@@ -95,7 +95,10 @@ def is_free(value: fx.Node, user: fx.Node) -> bool:
 
 
 def _changed(node: fx.Node) -> Iterator[fx.Node]:
-    """The values that an operator changes in place."""
+    """The values that an operator may change in place."""
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        # A part of the network, as in a block of `torch.autocast`: it may change what it reads.
+        yield from node.all_input_nodes
     for given, alias in _given(node):
         if alias is not None and alias.is_write:
             yield given

@@ -114,7 +114,7 @@ def compile_network(
         fuse: Whether kernels add residuals and apply activations.
 
     Raises:
-        ModelError: `torch.export` cannot trace the network.
+        ModelError: `torch.export` cannot trace the network, or it changes its own tensors.
         LoweringError: A schedule is refused by TVM.
     """
     import tvm

@@ -7,10 +7,9 @@ measured.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,7 +74,8 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, fuse: bool = True) 
         fuse: Whether kernels take in what follows them.
 
     Raises:
-        ModelError: The network cannot be traced by `torch.export`, or changes its buffers.
+        ModelError: The network cannot be traced by `torch.export`, or changes its own buffers or
+            parameters. One that changes its input is captured; its caller's input then stays.
     """
     network = copy.deepcopy(model).eval()
     kernels: list[SiteKernel] = []
@@ -110,9 +110,12 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     table = torch.export.default_decompositions()
     for name in KEPT_WHOLE:
         table.pop(name, None)
-    with _without_warnings():
+    with warnings.catch_warnings():
+        # PyTorch's own use of what it deprecates is nothing that a user can change.
+        warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
         decomposed = program.run_decompositions(table)
-    if changed := decomposed.graph_signature.buffers_to_mutate:
+    signature = decomposed.graph_signature
+    if changed := {**signature.buffers_to_mutate, **signature.parameters_to_mutate}:
         raise ModelError(
             f"the network changes its own {next(iter(changed.values()))} whenever it runs, and a "
             "compiled network cannot; compute that in a new tensor, or do it in training only"
@@ -120,17 +123,9 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     return decomposed
 
 
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """PyTorch's own use of what it deprecates is nothing that a user can change."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
-        yield
-
-
 def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad(), _without_warnings():
+        with torch.no_grad():
             return torch.export.export(network, (torch.zeros(*input_shape),))
     except Exception as error:  # torch.export raises a large family of unrelated types
         line = (str(error).strip().splitlines() or [""])[0]

@@ -199,19 +199,20 @@ def _fold_batch_norms(captured: CapturedNetwork) -> None:
 def _simplify_batch_norms(program: torch.export.ExportedProgram) -> None:
     """Replace BatchNorms by x * scale + shift, which stand where their statistics stood.
 
-    Those whose statistics are computed stay.
+    Those whose statistics are computed, or whose mean is their variance, stay.
     """
     graph, constants = program.graph_module.graph, _constants(program)
     groups: dict[tuple[Any, ...], list[fx.Node]] = {}
     for node in graph.nodes:
         if node.target is _ATEN.batch_norm.default and not node.args[5]:
-            key = (*node.args[1:5], node.args[7])
+            key = (*node.args[1:5], node.args[7], node.meta["val"].dim())
             groups.setdefault(key, []).append(node)
-    for (weight, bias, mean, variance, epsilon), nodes in groups.items():
+    for (weight, bias, mean, variance, epsilon, rank), nodes in groups.items():
         values = _values(constants, weight, bias, mean, variance)
         if values is None or any(set(n.users) != set(nodes) for n in (mean, variance)):
             continue
-        rank = nodes[0].meta["val"].dim()
+        if mean is variance:
+            continue
         for holder, constant in zip((variance, mean), _affine(values, epsilon), strict=True):
             shape = (1, -1, *(1,) * (rank - 2))
             _replace_tensor(program, holder, torch.from_numpy(constant).float().reshape(shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,8 @@ def run(
         The exit code: 0, also where a target is missed, or 1 after an error.
     """
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    # PyTorch's own use of what it deprecates, wherever a peer lets it decompose a network.
+    warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
     try:
         report = benchmark(console)
     except LoopGeneError as error:

@@ -85,6 +85,14 @@ def input_changes_through_a_view_that_no_schema_tells(net: Network, x: Tensor) -
     return torch.relu(y) * x
 
 
+def input_changes_in_a_part_of_the_network(net: Network, x: Tensor) -> Tensor:
+    x = x + 1.0
+    y = net.a(x)
+    with torch.autocast("cpu", enabled=False):
+        x.mul_(2.0)
+    return torch.relu(y) * x
+
+
 def sum_is_read_through_a_list(net: Network, x: Tensor) -> Tensor:
     x = net.a(x)
     view, _ = torch.broadcast_tensors(x, x.new_zeros(2, 1, 1, 1))
@@ -133,6 +141,7 @@ def concatenation_is_changed_later(net: Network, x: Tensor) -> Tensor:
         input_changes_through_a_view,
         input_changes_through_dropout,
         input_changes_through_a_view_that_no_schema_tells,
+        input_changes_in_a_part_of_the_network,
         sum_is_read_through_a_list,
         sum_of_twice_the_same,
         concatenation_changes_through_a_view,
@@ -197,6 +206,22 @@ def statistics_change(net: Network, x: Tensor) -> Tensor:
     return net.b(nn.functional.batch_norm(net.a(x), net.c.bias, variance, net.b.bias))
 
 
+class SameStatistics(nn.Module):
+    """A BatchNorm that no convolution precedes, whose mean is its variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.register_buffer("both", torch.tensor([2.0, 3.0, 4.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.batch_norm(x, self.both, self.both))
+
+
+def test_a_mean_that_is_the_variance_is_not_folded() -> None:
+    check(SameStatistics().eval())
+
+
 @pytest.mark.parametrize(
     "forward", [statistics_of_the_batch, statistics_are_computed, statistics_change]
 )
@@ -216,10 +241,26 @@ class Counting(nn.Module):
         return self.norm(self.conv(x))
 
 
-def test_a_network_that_changes_its_own_tensors_is_refused_in_one_line() -> None:
+class Weighing(nn.Module):
+    """A network whose parameter is another one in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 3, 3), nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.scale.add_(1.0)
+        return self.conv(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("network", "name"), [(Counting(), "norm.running_mean"), (Weighing(), "scale")]
+)
+def test_a_network_that_changes_its_own_tensors_is_refused_in_one_line(network, name) -> None:
     with pytest.raises(ModelError) as refused:
-        compile_network(Counting().eval(), SHAPE, TARGET, unscheduled)
-    assert "norm.running_mean" in str(refused.value)
+        compile_network(network.eval(), SHAPE, TARGET, unscheduled)
+    assert name in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
