@@ -148,12 +148,20 @@ def _slots(
     counts = _trips(form, plan.tile, plan.pixels_first)
     tasks = prod(list(counts.values())[: plan.fused])
     gathered = plan.pads is Pads.AT_TILES
-    per_tile += far_slots(form, cpu, plan.tile, pixels_first=plan.pixels_first, gathered=gathered)
+    in_place = plan.pads in (Pads.AT_TAPS, Pads.INLINE)
+    per_tile += far_slots(
+        form,
+        cpu,
+        plan.tile,
+        pixels_first=plan.pixels_first,
+        gathered=gathered,
+        in_place=in_place,
+    )
     per_task = per_tile * prod(counts.values()) / tasks
     beforehand = 0.0
     rearranging = plan.tile.deals(form) * DEAL_SLOTS + plan.tile.unpacks(form) * UNPACK_SLOTS
     blocks = form.copy_lanes > 0 and not plan.tile.by_columns
-    if plan.pads in (Pads.AT_TAPS, Pads.INLINE):
+    if in_place:
         pass
     elif gathered and not form.pads:
         rows, columns = _copied_by_task(form, plan, counts)
@@ -166,8 +174,10 @@ def _slots(
         per_row = 0.0 if blocks else PAD_ROW_INSIDE_SLOTS
         per_task += rows * (per_row + columns * per_element)
     elif plan.tile.reads_copy(form):
-        elements = _copied_beforehand(form, plan.tile)
-        beforehand = _copy_slots(form, cpu, elements, blocks) + elements * rearranging
+        height, width = plan.tile.copied_plane(form)
+        channels = form.statement.inputs.groups * form.statement.inputs.count
+        elements = form.batch * channels * height * width
+        beforehand = _copy_slots(cpu, elements, width, blocks) + elements * rearranging
         if elements >= PARALLEL_ELEMENTS and cpu.threads > 1:
             beforehand = PARALLEL_SLOTS + beforehand / cpu.threads
         beforehand /= sharers
@@ -176,18 +186,8 @@ def _slots(
     return beforehand + PARALLEL_SLOTS + ceil(tasks / cpu.threads) * per_task
 
 
-def _copied_beforehand(form: StatementForm, tile: Tile) -> int:
-    """Elements of the copy that a tile reads, when it is made before all tiles."""
-    s, (rows, columns), elements = form.statement, form.spans, form.padded_elements
-    if tile.deals(form):
-        # One tap leaves out what is between.
-        elements //= columns.step if s.kw.extent == 1 else 1
-        elements //= rows.step if s.kh.extent == 1 else 1
-    return elements
-
-
-def _copy_slots(form: StatementForm, cpu: CpuFeatures, elements: int, blocks: bool) -> float:
-    columns = form.spans[1].span
+def _copy_slots(cpu: CpuFeatures, elements: int, columns: int, blocks: bool) -> float:
+    """Copying so many elements, in rows of so many columns, before all tiles."""
     per_element = BLOCK_SLOTS if blocks else PAD_SLOTS + PAD_ROW_SLOTS / columns
     if 4 * elements > cpu.l1_bytes:
         per_element += FAR_SLOTS

@@ -107,6 +107,15 @@ class Tile:
         """Whether it reads a copy of the input, with its padding or in another layout."""
         return form.pads or self.deals(form) or self.unpacks(form)
 
+    def copied_plane(self, form: StatementForm) -> tuple[int, int]:
+        """Rows and columns of a channel of that copy: those between what one tap reads are left
+        out where columns are dealt out."""
+        s, (rows, columns), deals = form.statement, form.spans, self.deals(form)
+        return (
+            s.rows if deals and s.kh.extent == 1 else rows.span,
+            s.columns if deals and s.kw.extent == 1 else columns.span,
+        )
+
     def crosses_rows(self, form: StatementForm) -> bool:
         """Whether it is no part of a row nor several rows."""
         columns = form.statement.columns

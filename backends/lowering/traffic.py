@@ -46,7 +46,13 @@ def weight_load_slots(elements: int, cpu: CpuFeatures) -> float:
 
 
 def far_slots(
-    form: StatementForm, cpu: CpuFeatures, tile: Tile, *, pixels_first: bool, gathered: bool
+    form: StatementForm,
+    cpu: CpuFeatures,
+    tile: Tile,
+    *,
+    pixels_first: bool,
+    gathered: bool = False,
+    in_place: bool = False,
 ) -> float:
     """Slots that a tile takes longer than with all its data in the first cache.
 
@@ -56,34 +62,26 @@ def far_slots(
         tile: What is computed at once.
         pixels_first: Whether tiles of other channels, of the same pixels, follow each other.
         gathered: Whether what these tiles read was copied, to lie side by side.
+        in_place: Whether padding is read without a copy, by several taps: they hide what lines
+            that displace each other cost (none was measured for 3x3 on pages).
     """
     s = form.statement
     slots = _store_slots(form, cpu, tile)
     if tile.channels == s.kept_co // s.groups:
         return slots
+    displaced = not (gathered or in_place) and _displace(form, cpu, tile)
+    lines, whole = _lines(form, tile)
     if pixels_first:
         slots += _weight_slots(form, cpu, tile)
-        return slots + (_gathered_slots if gathered else _shared_slots)(form, cpu, tile)
-    lines, whole = _lines(form, tile)
-    if _displace(form, cpu, tile):
+        if displaced:
+            return slots + whole * (CONFLICT_SLOTS if tile.by_channel else AGAIN_SLOTS)
+        again = lines if gathered else whole
+        return slots + (AGAIN_SLOTS * again if again > WAY_LINES * _ways(cpu) else 0.0)
+    if displaced:
         return slots + CONFLICT_SLOTS * whole
     reduction = s.inputs.count * s.kh.extent * s.kw.extent
     arithmetic = reduction * tile.elements / cpu.lanes
     return slots + max(0.0, LINE_SLOTS * lines - HIDDEN * arithmetic)
-
-
-def _gathered_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
-    """Waiting for a copy of what the tile before has read, too."""
-    lines, _ = _lines(form, tile)
-    return AGAIN_SLOTS * lines if lines > WAY_LINES * _ways(cpu) else 0.0
-
-
-def _shared_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
-    """Waiting for what the tile before has read, too, where it lies."""
-    _, whole = _lines(form, tile)
-    if _displace(form, cpu, tile):
-        return whole * (CONFLICT_SLOTS if tile.by_channel else AGAIN_SLOTS)
-    return AGAIN_SLOTS * whole if whole > WAY_LINES * _ways(cpu) else 0.0
 
 
 def _weight_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
@@ -96,7 +94,10 @@ def _weight_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
 def _store_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     """Storing parts of lines of which the next tile stores the rest, when they are gone."""
     s = form.statement
-    if form.output_lanes or not tile.by_channel or not _in_one_set(s.ho.extent * s.wo.extent):
+    whole = tile.columns % LINE_ELEMENTS == 0
+    if form.output_lanes or whole or not tile.by_channel:
+        return 0.0
+    if not _in_one_set(s.ho.extent * s.wo.extent):
         return 0.0
     return CONFLICT_STORE_SLOTS * tile.rows * max(0, tile.channels - _ways(cpu))
 
@@ -109,11 +110,13 @@ def _lines(form: StatementForm, tile: Tile) -> tuple[float, int]:
 
 
 def _lines_of_channel(form: StatementForm, tile: Tile) -> float:
-    s, (rows, columns) = form.statement, form.spans
-    if tile.deals(form) and s.kw.extent == s.kh.extent == 1:
-        return tile.rows * tile.columns / LINE_ELEMENTS
+    s, (rows, columns), deals = form.statement, form.spans, tile.deals(form)
     height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
     width = (tile.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+    if deals and s.kh.extent == 1:
+        height = tile.rows
+    if deals and s.kw.extent == 1:
+        width = tile.columns
     return height * width / LINE_ELEMENTS
 
 
@@ -125,11 +128,9 @@ def _displace(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
     copied = tile.reads_copy(form)
     if form.input_lanes and (form.copy_lanes or not copied):
         return False
-    s, (rows, columns) = form.statement, form.spans
-    plane = rows.span * columns.span if copied else rows.size * columns.size
-    if tile.deals(form) and s.kw.extent == s.kh.extent == 1:
-        plane = s.rows * s.columns
-    return _in_one_set(plane) and s.inputs.count > _ways(cpu)
+    rows, columns = form.spans
+    plane = tile.copied_plane(form) if copied else (rows.size, columns.size)
+    return _in_one_set(prod(plane)) and form.statement.inputs.count > _ways(cpu)
 
 
 def _in_one_set(plane: int) -> bool:

@@ -42,9 +42,10 @@ USUAL = 0.8
 """An exchange takes at most so many times as long as arithmetic on one thread where cores have a
 cache in common.  That is taken for usual at first, unless waiting does not help."""
 
-FIRST_PATIENCE_S, PATIENCE_S, REFILL = 2.0, 8.0, 0.25
-"""So long is waited for the machine to give all its cores at first, and so long for them, close
-together, at first and later in all; of every second that passes so much comes back."""
+FIRST_PATIENCE_S, PATIENCE_S, REFILL = 5.0, 8.0, 0.25
+"""So long is waited for the machine to give all its cores at first, which takes two or three
+seconds where a host has to move a virtual one, and so long for them, close together, at first and
+later in all; of every second that passes so much comes back."""
 
 IMPATIENT = "LOOPGENE_IMPATIENT"
 """The environment variable under which a busy machine is not waited for."""

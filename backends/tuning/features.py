@@ -14,9 +14,9 @@ from math import ceil, log2, prod
 from typing import TYPE_CHECKING
 
 from backends.lowering.geometry import StatementForm, statement_forms
-from backends.lowering.tiles import LINE_LANES, Tile
+from backends.lowering.tiles import CHAINS, LINE_LANES, Tile
 from backends.lowering.traffic import far_slots
-from genomes.nest import LoopNest
+from genomes.nest import REDUCTION_LOOPS, LoopNest
 from genomes.schedule import Loop
 
 if TYPE_CHECKING:
@@ -67,9 +67,6 @@ NAMES = (
 
 MOST_UNROLLED = 192
 """Copies of the innermost statement beyond which building takes seconds."""
-
-CHAINS = 8
-"""Multiply-adds in flight: their latency times the pipes."""
 
 BROADCAST_SLOTS = 0.75
 SPILL_SLOTS = 2.0
@@ -232,9 +229,15 @@ class _Look:
             width=self.width,
             flat=self.form.flat,
         )
-        gathered = any(self._around(role) for role in ("pad", "prefetch:input"))
+        at_tap = self.form.schedule.anchor("pad") in REDUCTION_LOOPS
+        pads_at_tiles = bool(self._around("pad")) and not at_tap
         return far_slots(
-            self.form, self.cpu, tile, pixels_first=self.pixels_first, gathered=gathered
+            self.form,
+            self.cpu,
+            tile,
+            pixels_first=self.pixels_first,
+            gathered=pads_at_tiles or bool(self._around("prefetch:input")),
+            in_place=at_tap or self.form.padded_as_read,
         )
 
     @property
@@ -282,6 +285,9 @@ class _Look:
             height = (computed["ho"] - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
         if "wo" in around:
             width = (computed["wo"] - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+        # What one tap leaves out is not copied where columns are dealt out.
+        height = ceil(height / self.form.row_step)
+        width = ceil(width / self.form.phases) * self.form.copied_phases
         return channels * height, width
 
     def _channels(self, outside: tuple[Loop, ...]) -> int:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from backends.lowering.geometry import statement_forms
 from backends.timing.helpers import CHAINS, multiply_adds
-from backends.timing.steady import fastest_s
 from genomes.nest import LoopNest
 
 STEPS = 50_000
-REPEATS = 1000
-"""Calls that are timed: some tenths of a second, until two threads have found their cores."""
 COPIED_BYTES = 2 << 20
 """More than the first two caches of a core, less than the last one."""
+MULTIPLY_ADDS, COPY, CALL = "multiply_adds", "copy", "call"
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,15 @@ class Bounds:
     bytes_per_s: float
     call_s: float = 0.0
 
+    @classmethod
+    def of(cls, least_s: Mapping[str, float], threads: int, lanes: int) -> Bounds:
+        """Those that follow from the least seconds of a call of each of the `limits`."""
+        return cls(
+            macs_per_s=threads * CHAINS * lanes * STEPS / least_s[MULTIPLY_ADDS],
+            bytes_per_s=2 * COPIED_BYTES / least_s[COPY],
+            call_s=least_s[CALL],
+        )
+
     def seconds(self, nest: LoopNest) -> tuple[float, str]:
         """The least time of a kernel in seconds, and what sets it: arithmetic or bandwidth.
 
@@ -46,8 +53,9 @@ class Bounds:
         return (computed, "arithmetic") if computed >= moved else (moved, "bandwidth")
 
 
-def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bounds:
-    """Measure them: multiply-adds of vectors in registers, and the copy of an array.
+def limits(target: Mapping[str, Any], threads: int, lanes: int) -> dict[str, Callable[[], object]]:
+    """What is timed for them: multiply-adds of vectors in registers, the copy of an array, and
+    a call on all threads.
 
     Args:
         target: TVM's description of the CPU.
@@ -56,12 +64,10 @@ def measure_bounds(target: Mapping[str, Any], threads: int, lanes: int) -> Bound
     """
     import torch
 
-    run = multiply_adds(target, threads, lanes, STEPS)
-    macs = threads * CHAINS * lanes * STEPS
     source = torch.ones(COPIED_BYTES // 4)
     copy = torch.empty_like(source)
-    return Bounds(
-        macs_per_s=macs / fastest_s(run, REPEATS),
-        bytes_per_s=2 * COPIED_BYTES / fastest_s(lambda: copy.copy_(source), REPEATS),
-        call_s=fastest_s(multiply_adds(target, threads, lanes, 1), 10 * REPEATS),
-    )
+    return {
+        MULTIPLY_ADDS: multiply_adds(target, threads, lanes, STEPS),
+        COPY: lambda: copy.copy_(source),
+        CALL: multiply_adds(target, threads, lanes, 1),
+    }

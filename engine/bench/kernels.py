@@ -33,7 +33,7 @@ import numpy as np
 from rich.console import Console
 
 from engine.bench import command, kernel_report, kernel_schedules, metaschedule, peers
-from engine.bench.bounds import measure_bounds
+from engine.bench.bounds import Bounds, limits
 from engine.bench.command import BenchError
 from engine.bench.kernel_report import (
     CHANNELS_LAST,
@@ -68,6 +68,8 @@ TOLERANCE = 1e-4
 
 QUICK_PEERS = (ONNXRUNTIME, EAGER, CHANNELS_LAST, METASCHEDULE)
 """Those that are built in less than a second."""
+LIMITS = "limits"
+"""What is timed beside the workloads: what the machine can do at most."""
 METASCHEDULES = {METASCHEDULE_FEW: metaschedule.FEW_TRIALS, METASCHEDULE: metaschedule.TRIALS}
 
 
@@ -124,18 +126,19 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             _tune(chosen, backend, options, path, known, console)
         nests = {w.name: _scheduled(w, known.schedules, backend) for w in chosen}
     torch.set_num_threads(options.threads)
-    bounds = measure_bounds(target, options.threads, lanes)
+    tuned = metaschedule.records(target, options.metaschedule)
+    count = sum(workload.name in tuned for workload in chosen)
+    console.print(f"{count} of {len(chosen)} workloads have a record of MetaSchedule")
+    runs = {w.name: _runs(w, nests[w.name], tuned.get(w.name), target, options) for w in chosen}
+    runs[LIMITS] = limits(target, options.threads, lanes)
+    with torch.no_grad():
+        fastest_s = least_s(runs, options.rounds)
+    bounds = Bounds.of(fastest_s[LIMITS], options.threads, lanes)
     console.print(
         f"measured peak {bounds.macs_per_s * 2e-9:.0f} GFLOP/s, "
         f"bandwidth of the last cache {bounds.bytes_per_s * 1e-9:.0f} GB/s; "
         f"a call on all threads takes {1e6 * bounds.call_s:.1f} us"
     )
-    tuned = metaschedule.records(target, options.metaschedule)
-    count = sum(workload.name in tuned for workload in chosen)
-    console.print(f"{count} of {len(chosen)} workloads have a record of MetaSchedule")
-    runs = {w.name: _runs(w, nests[w.name], tuned.get(w.name), target, options) for w in chosen}
-    with torch.no_grad():
-        fastest_s = least_s(runs, options.rounds)
     rows = [kernel_report.Row.of(w, fastest_s[w.name], bounds) for w in chosen]
     console.print(kernel_report.table(rows, options.threads))
     console.print(kernel_report.summary(rows))
