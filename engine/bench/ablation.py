@@ -5,15 +5,16 @@
 The networks have default schedules; of each, the variants are compiled, compared with PyTorch
 eager on random input, and timed in turns in this process.  Two builds of one network differ by
 where their memory lies, so there are several of each, of which the fastest counts; how far the
-builds of the whole compiler are apart is printed too.  The learned ranking is judged by the
-kernels that tuning finds with so many measurements, with it and in the order of the estimate.
+builds of the whole compiler are apart is printed too.  Twelve kernels are timed alone, as well.
+By them the learned ranking is judged: by what tuning finds with so many measurements, with it and
+in the order of the estimate.
 
 Without packed weights, kernels keep their tiles and read the weights as PyTorch stores them; with
 padding, it is copied and multiplied; without fused epilogues, residual additions and activations
 are functions of their own, and BatchNorm is still folded into the weights; without the choice of
 tiles, every kernel has a tile of 16 channels x 8 columns, unless no ranked schedule has it: how
 many do is printed.
-The last line is one JSON object: how many times slower each network, and the kernels in geometric
+The last line is one JSON object: how many times slower each network, and `kernels` in geometric
 mean, are without a part, and `builds_apart`, the slowest build of a network by the fastest.
 """
 
@@ -50,7 +51,9 @@ NETWORKS = "resnet18_cifar,mobilenet_v2"
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
-FULL = "nothing"
+FULL, WEIGHTS, TILES, PADDING = "nothing", "packed weights", "choice of tiles", "padding left out"
+TUNED, RANKING = "tuned", "learned ranking"
+MOST_KERNEL_ROUNDS = 7
 ONE_TILE = (16, 8)
 """Channels and columns of the only tile, where the choice of tiles is taken away."""
 
@@ -84,12 +87,12 @@ def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with create_backend("cpu", threads) as backend, create_backend("cpu", threads) as other:
         target = backend.network_target()
         assert target is not None
-        kernels = _tuned(backend, _Unlearned(other), options.measurements)
+        kernels = _tuned(backend, _Unlearned(other), target, options.measurements)
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {}
     for name in names:
         report[name] = _network(name, target, options, console)
-    report["learned_ranking"] = _kernels(kernels, target, options.rounds, console)
+    report["kernels"] = _kernels(kernels, target, options.rounds, console)
     return report
 
 
@@ -143,24 +146,33 @@ def _compare(
 def _variants(
     target: NetworkTarget, one_tile: _OneTile
 ) -> Mapping[str, Callable[..., CompiledNetwork]]:
-    from backends.lowering import default_schedule
     from backends.network import compile_network
-
-    def default(nest: LoopNest) -> LoopNest:
-        return default_schedule(nest, target.features)
 
     def compiler(schedule: Schedule, **options: Any) -> Callable[..., CompiledNetwork]:
         return lambda model, shape: compile_network(
             model, shape, dict(target.target), schedule, target.features.lanes, **options
         )
 
+    schedules = _schedules(target, one_tile)
     return {
-        FULL: compiler(default),
-        "packed activations": compiler(default, blocks=0),
-        "packed weights": compiler(lambda nest: _with(default(nest), _keeps_layout)),
-        "choice of tiles": compiler(one_tile),
-        "padding left out": compiler(lambda nest: _with(default(nest), _copies_padding)),
-        "fused epilogues": compiler(default, fuse=False),
+        **{variant: compiler(schedule) for variant, schedule in schedules.items()},
+        "packed activations": compiler(schedules[FULL], blocks=0),
+        "fused epilogues": compiler(schedules[FULL], fuse=False),
+    }
+
+
+def _schedules(target: NetworkTarget, one_tile: _OneTile) -> Mapping[str, Schedule]:
+    """The default schedule, and what stands for it without each part that a kernel has alone."""
+    from backends.lowering import default_schedule
+
+    def default(nest: LoopNest) -> LoopNest:
+        return default_schedule(nest, target.features)
+
+    return {
+        FULL: default,
+        WEIGHTS: lambda nest: _with(default(nest), _keeps_layout),
+        TILES: one_tile,
+        PADDING: lambda nest: _with(default(nest), _copies_padding),
     }
 
 
@@ -229,9 +241,10 @@ class _Unlearned:
 
 
 def _tuned(
-    backend: Backend, unlearned: _Unlearned, measurements: int
-) -> dict[Workload, tuple[LoopNest, LoopNest]]:
-    """For each workload the kernel found with the learned ranking, and the one without.
+    backend: Backend, unlearned: _Unlearned, target: NetworkTarget, measurements: int
+) -> dict[Workload, dict[str, LoopNest]]:
+    """For each workload the kernels without a part, and those found with the learned ranking
+    and without.
 
     Each backend knows of its own kernels only which are hopeless.
     """
@@ -239,42 +252,47 @@ def _tuned(
 
     found = {}
     samples: list[Any] = []
+    schedules = _schedules(target, _OneTile(target))
     for workload in workloads():
         if workload.quick:
             learned = tune(backend, workload.nest, measurements, samples=samples)
             samples.extend(learned.samples(backend))
             plain = tune(unlearned, workload.nest, measurements)  # type: ignore[arg-type]
-            found[workload] = (learned.nest, plain.nest)
+            alone = {variant: schedule(workload.nest) for variant, schedule in schedules.items()}
+            found[workload] = {**alone, TUNED: learned.nest, RANKING: plain.nest}
     return found
 
 
 def _kernels(
-    kernels: Mapping[Workload, tuple[LoopNest, LoopNest]],
+    kernels: Mapping[Workload, Mapping[str, LoopNest]],
     target: NetworkTarget,
     rounds: int,
     console: Console,
-) -> float:
-    """How many times slower the kernels are that are found without the learned ranking."""
+) -> dict[str, float]:
+    """How many times slower the kernels are without each part, in geometric mean."""
     from backends.kernel_job import operands_of
 
-    runs = {}
+    runs: dict[str, dict[str, Callable[[], object]]] = {}
     for workload, nests in kernels.items():
-        operands = operands_of(workload.nest)
-        built = [own_kernel(nest, dict(target.target), operands) for nest in nests]
-        for _, result in built:
-            if not relative_error(np.asarray(result), operands.expected) <= TOLERANCE:
-                raise BenchError(f"{workload.name}: a kernel computes something else than PyTorch")
-        runs[workload.name] = dict(
-            zip(("with", "without"), (run for run, _ in built), strict=True)
-        )
-    table = Table("kernel", "us", "without learned ranking", "times slower")
-    ratios = []
-    for name, fastest_s in least_s(runs, rounds).items():
-        with_s, without_s = fastest_s["with"], fastest_s["without"]
-        ratios.append(without_s / with_s)
-        table.add_row(name, f"{1e6 * with_s:.1f}", f"{1e6 * without_s:.1f}", f"{ratios[-1]:.2f}")
+        operands, built = operands_of(workload.nest), {}
+        for nest in nests.values():
+            if nest.key not in built:
+                built[nest.key], result = own_kernel(nest, dict(target.target), operands)
+                if not relative_error(np.asarray(result), operands.expected) <= TOLERANCE:
+                    raise BenchError(
+                        f"{workload.name}: a kernel computes something else than PyTorch"
+                    )
+        runs[workload.name] = {variant: built[nest.key] for variant, nest in nests.items()}
+    compared = {WEIGHTS: FULL, TILES: FULL, PADDING: FULL, RANKING: TUNED}
+    table = Table("kernel without", "us", *compared, title="times slower")
+    ratios: dict[str, list[float]] = {variant: [] for variant in compared}
+    for name, fastest_s in least_s(runs, min(rounds, MOST_KERNEL_ROUNDS)).items():
+        for variant, base in compared.items():
+            ratios[variant].append(fastest_s[variant] / fastest_s[base])
+        shown = (f"{ratios[variant][-1]:.2f}" for variant in compared)
+        table.add_row(name, f"{1e6 * fastest_s[FULL]:.1f}", *shown)
     console.print(table)
-    return round(statistics.geometric_mean(ratios), 4)
+    return {v: round(statistics.geometric_mean(values), 4) for v, values in ratios.items()}
 
 
 if __name__ == "__main__":

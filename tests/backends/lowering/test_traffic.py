@@ -8,7 +8,8 @@ import pytest
 from backends.lowering import build_kernel, default_schedule, schedule_space
 from backends.lowering.geometry import statement_forms
 from backends.lowering.tiles import Tile, tiles
-from backends.lowering.traffic import far_slots, weight_load_slots
+from backends.lowering.traffic import _lines_of_channel, far_slots, weight_load_slots
+from genomes.nest import ConvShape, LoopNest
 from tests.backends.lowering.kernels import AVX512, check, conv
 
 PAGES = conv(256, 256, 32, kernel=1)
@@ -19,9 +20,9 @@ CHANNELS = Tile(True, 32, 1, 8, 32, False)
 FOUR_COLUMNS = Tile(True, 64, 1, 4, 64, False)
 
 
-def far(nest, tile, cpu=AVX512, *, pixels_first=False, gathered=False):
+def far(nest, tile, cpu=AVX512, *, pixels_first=False, **how):
     (form,) = statement_forms(nest)
-    return far_slots(form, cpu, tile, pixels_first=pixels_first, gathered=gathered)
+    return far_slots(form, cpu, tile, pixels_first=pixels_first, **how)
 
 
 @pytest.mark.parametrize("tile", [COLUMNS, CHANNELS])
@@ -42,6 +43,26 @@ def test_what_was_copied_side_by_side_is_near_unless_it_is_too_large() -> None:
     assert far(PAGES, wide, large, pixels_first=True, gathered=True) == weights
 
 
+@pytest.mark.parametrize("how", ["gathered", "in_place"])
+def test_what_is_copied_or_read_by_many_taps_does_not_displace_itself(how) -> None:
+    pages = conv(64, 64, (30, 32), padding=(1, 1, 0, 0))
+    assert far(pages, CHANNELS, **{how: True}) < far(pages, CHANNELS)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "copied", "lines"),
+    [
+        ((16, 32), (1, 1), (8, 16), 1),
+        ((16, 34), (1, 3), (8, 33), 33 / 16),
+        ((17, 32), (3, 1), (17, 16), 3),
+    ],
+)
+def test_what_one_tap_leaves_out_is_not_copied(size, kernel, copied, lines) -> None:
+    (form,) = statement_forms(LoopNest.fresh(ConvShape(1, 4, 64, size, kernel, stride=(2, 2))))
+    assert COLUMNS.copied_plane(form) == copied
+    assert _lines_of_channel(form, COLUMNS) == lines
+
+
 def test_tiles_of_pixels_in_turn_load_the_weights_of_all_channels() -> None:
     many = conv(256, 4096, 28, kernel=1)
     assert far(many, CHANNELS, pixels_first=True) > far(BETWEEN, CHANNELS, pixels_first=True)
@@ -52,6 +73,9 @@ def test_parts_of_lines_are_stored_before_they_are_displaced() -> None:
     assert far(PAGES, FOUR_COLUMNS) > far(PAGES, CHANNELS)
     stored_whole = conv(256, 256, 32, kernel=1, output_lanes=16)
     assert far(stored_whole, FOUR_COLUMNS) < far(PAGES, FOUR_COLUMNS)
+    lines = Tile(True, 16, 1, 16, 16, False)
+    halves = Tile(True, 16, 2, 8, 16, False)
+    assert far(PAGES, halves) > far(PAGES, lines) + 100
 
 
 def test_tiles_without_others_share_nothing() -> None:

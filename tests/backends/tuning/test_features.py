@@ -16,6 +16,7 @@ from backends.tuning.features import (
 from backends.tuning.mutations import rewritten
 from engine.bench.workloads import workloads
 from genomes.gene import Gene
+from genomes.nest import ConvShape, LoopNest
 from tests.backends.samples import fresh
 
 CPU = CpuFeatures(lanes=16, registers=32, l1_bytes=32 << 10, l2_bytes=1 << 20, cores=2, threads=2)
@@ -118,6 +119,18 @@ def test_padding_that_is_left_out_is_neither_copied_nor_multiplied() -> None:
     assert left_out["pad_redundancy"] == 0 < copied["pad_redundancy"]
     # Of 4 rows times 3 taps, 10 read a row of the input; columns alike.
     assert left_out["estimate"] < copied["estimate"] + math.log2(0.8)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_a_copy_made_beforehand_is_made_once_and_of_no_more_than_is_read(kernel) -> None:
+    nest = LoopNest.fresh(ConvShape(1, 64, 64, (33, 33), kernel, stride=(2, 2)))
+    found = 0
+    for scheduled in schedule_space(nest, CPU):
+        numbers = named(scheduled)
+        if {"pads": 1, "pads_inside": 0, "pads_inline": 0}.items() <= numbers.items():
+            found += 1
+            assert numbers["pad_redundancy"] == 1
+    assert found
 
 
 def test_the_estimate_of_a_nest_is_the_sum_of_its_statements() -> None:

@@ -66,7 +66,13 @@ def test_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     ]
     assert ablation.main(options) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert report["learned_ranking"] > 0
+    assert set(report["kernels"]) == {
+        "packed weights",
+        "choice of tiles",
+        "padding left out",
+        "learned ranking",
+    }
+    assert min(report["kernels"].values()) > 0
     assert set(report["resnet20_cifar"]) == {
         "packed activations",
         "packed weights",

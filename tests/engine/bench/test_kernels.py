@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engine.bench import kernel_schedules
-from engine.bench.bounds import Bounds
+from engine.bench.bounds import CALL, COPIED_BYTES, COPY, MULTIPLY_ADDS, STEPS, Bounds
 from engine.bench.kernel_schedules import Recorded
 from engine.bench.kernels import main
 from engine.bench.recorded import recorded
@@ -36,6 +36,13 @@ def test_the_bound_is_the_larger_of_the_two() -> None:
     macs, moved = 8 * 8 * 16, 4 * (64 + 2 * 8 * 16)
     assert Bounds(1e3, 1e9).seconds(nest) == (pytest.approx(macs / 1e3), "arithmetic")
     assert Bounds(1e9, 1e3).seconds(nest) == (pytest.approx(moved / 1e3), "bandwidth")
+
+
+def test_limits_are_what_is_done_in_the_least_time_that_it_took() -> None:
+    bounds = Bounds.of({MULTIPLY_ADDS: 1e-3, COPY: 1e-2, CALL: 1e-6}, threads=2, lanes=8)
+    assert bounds.macs_per_s == pytest.approx(2 * 8 * 16 * STEPS / 1e-3)
+    assert bounds.bytes_per_s == pytest.approx(2 * COPIED_BYTES / 1e-2)
+    assert bounds.call_s == 1e-6
 
 
 def test_one_workload_is_tuned_recorded_and_compared(tmp_path, capfd) -> None:
