@@ -113,7 +113,7 @@ class _Writer:
         outer = ["+".join(fused), *outer[plan.fused :]]
         self._do("cache_write", loop=outer[-1])
         if plan.pads is Pads.AT_TILES:
-            if form.pads:
+            if tile.reads_copy(form):
                 self._do("compute_at", loop=outer[0])
             else:
                 self._do("prefetch", operand="input", loop=outer[0])

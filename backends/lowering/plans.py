@@ -45,7 +45,7 @@ RANKED_TILES = 24
 class Pads(Enum):
     """Where the input is copied, for its padding or to lie as a tile reads it.
 
-    `AT_TILES` is the gene `compute_at` where there is padding, and `prefetch` where there is none.
+    `AT_TILES` is the gene `compute_at` where a copy is read anyway, and `prefetch` elsewhere.
     """
 
     BEFOREHAND = "beforehand"
@@ -131,12 +131,13 @@ def _plans(
     form: StatementForm, cpu: CpuFeatures, tile: Tile, paddings: tuple[Pads, ...]
 ) -> Iterator[Plan]:
     loops = list(_trips(form, tile, pixels_first=True))
-    gathers = not tile.reads_copy(form) and not tile.crosses_rows(form)
+    copies = tile.reads_copy(form)
+    gathers = not copies and not tile.crosses_rows(form)
     for pixels_first in (False, True) if "co" in loops and len(loops) > 2 else (False,):
         most = len(loops) - pixels_first
         for fused in sorted({min(2, most), min(3, most)}):
             for pads in paddings:
-                if pads is Pads.AT_TILES and not form.pads and not (gathers and pixels_first):
+                if pads is Pads.AT_TILES and not copies and not (gathers and pixels_first):
                     continue
                 for parallel in (False, True) if cpu.threads > 1 else (False,):
                     yield Plan(tile, pixels_first, fused, pads, parallel)
@@ -163,7 +164,7 @@ def _slots(
     blocks = form.copy_lanes > 0 and not plan.tile.by_columns
     if in_place:
         pass
-    elif gathered and not form.pads:
+    elif gathered and not plan.tile.reads_copy(form):
         rows, columns = _copied_by_task(form, plan, counts)
         per_task += rows * (GATHER_ROW_SLOTS + columns * BLOCK_SLOTS)
     elif gathered:
@@ -171,7 +172,8 @@ def _slots(
         crowded = 8 * rows * columns > cpu.l1_bytes
         per_element = BLOCK_SLOTS if blocks else PAD_SLOTS
         per_element += rearranging + (FAR_SLOTS / 2 if crowded else 0.0)
-        per_row = 0.0 if blocks else PAD_ROW_INSIDE_SLOTS
+        per_row = PAD_ROW_INSIDE_SLOTS if form.pads else GATHER_ROW_SLOTS
+        per_row = 0.0 if blocks else per_row
         per_task += rows * (per_row + columns * per_element)
     elif plan.tile.reads_copy(form):
         height, width = plan.tile.copied_plane(form)
@@ -201,12 +203,11 @@ def _copied_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> 
     groups = s.groups
     if "co" in inside:
         groups = max(1, tile.channels * s.groups // s.kept_co)
-    rows, columns = form.spans
-    height, width = rows.span, columns.span
+    height, width = tile.copied_plane(form)
     if tile.flat:
         height, width = 1, tile.columns if "ho+wo" in inside else height * width
     if "ho" in inside:
-        height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
+        height = tile.read_plane(form)[0]
     if "wo" in inside:
-        width = (tile.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+        width = tile.read_plane(form)[1]
     return groups * s.inputs.count * height, width

@@ -116,6 +116,16 @@ class Tile:
             s.columns if deals and s.kw.extent == 1 else columns.span,
         )
 
+    def read_plane(self, form: StatementForm) -> tuple[int, int]:
+        """Rows and columns of a channel, of the input or of that copy, that one tile reads."""
+        s, (rows, columns), deals = form.statement, form.spans, self.deals(form)
+        height = (self.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
+        width = (self.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
+        return (
+            self.rows if deals and s.kh.extent == 1 else height,
+            self.columns if deals and s.kw.extent == 1 else width,
+        )
+
     def crosses_rows(self, form: StatementForm) -> bool:
         """Whether it is no part of a row nor several rows."""
         columns = form.statement.columns

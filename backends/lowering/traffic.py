@@ -105,19 +105,8 @@ def _store_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
 def _lines(form: StatementForm, tile: Tile) -> tuple[float, int]:
     """Cache lines of the input that a tile reads: in elements of them, and whole ones."""
     count = form.statement.inputs.count
-    alone = _lines_of_channel(form, tile)
+    alone = prod(tile.read_plane(form)) / LINE_ELEMENTS
     return count * alone, count * ceil(alone)
-
-
-def _lines_of_channel(form: StatementForm, tile: Tile) -> float:
-    s, (rows, columns), deals = form.statement, form.spans, tile.deals(form)
-    height = (tile.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
-    width = (tile.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
-    if deals and s.kh.extent == 1:
-        height = tile.rows
-    if deals and s.kw.extent == 1:
-        width = tile.columns
-    return height * width / LINE_ELEMENTS
 
 
 def _displace(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:

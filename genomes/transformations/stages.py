@@ -63,12 +63,15 @@ def prefetch(nest: LoopNest, index: int, operand: str, loop: str) -> LoopNest:
 @transformation(
     kind=Kind.PROGRAM,
     phase=Phase.SCHEDULE,
-    primitive="Schedule.compute_at of the padding stage",
+    primitive="Schedule.compute_at of the stage that copies the input",
     also_called=("compute_at (Halide, TVM)", "fuse_at (Exo)"),
     loop=LoopName(),
 )
 def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
-    """Compute the padded input inside `loop`, instead of all of it beforehand.
+    """Compute the copy of the input inside `loop`, instead of all of it beforehand.
+
+    It is padded, or in another layout: vectors of columns read one whose columns are dealt out by
+    the stride, or whose channels are taken apart.  A schedule that reads no copy is not changed.
 
     rewrite:
         for y, x:                       for i in N:
@@ -76,7 +79,8 @@ def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
         for i in N:                 ->          P[y, x] = pad(I)
             S(P[...])                       S(P[...])
     """
-    _require_padding(nest)
+    copied = any(nest.shape.padding) or max(nest.shape.stride) > 1 or nest.shape.input_lanes > 0
+    require(copied, "the convolution reads its input as it is: nothing is computed before it")
 
     def edit(schedule: Schedule) -> Schedule:
         require(not schedule.pads_inline, "the padding is computed where it is read")
@@ -100,7 +104,8 @@ def compute_inline(nest: LoopNest, index: int) -> LoopNest:
         for i in N:
             S(P[...])
     """
-    _require_padding(nest)
+    padded = any(nest.shape.padding)
+    require(padded, "the convolution has no padding: nothing is computed before it")
 
     def edit(schedule: Schedule) -> Schedule:
         there = schedule.anchor("pad")
@@ -109,11 +114,6 @@ def compute_inline(nest: LoopNest, index: int) -> LoopNest:
         return replace(schedule, pads_inline=True)
 
     return rescheduled(nest, index, edit, "compute_inline")
-
-
-def _require_padding(nest: LoopNest) -> None:
-    padded = any(nest.shape.padding)
-    require(padded, "the convolution has no padding: nothing is computed before it")
 
 
 @transformation(

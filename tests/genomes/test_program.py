@@ -218,6 +218,14 @@ def test_placing_the_padding_needs_padding(gene: Gene) -> None:
         replay(replace(SHAPE, padding=(0, 0, 0, 0)), (gene,))
 
 
+@pytest.mark.parametrize("changes", [{"stride": (1, 2)}, {"input_lanes": 8}], ids=str)
+def test_what_is_copied_without_padding_is_placed_but_not_read_in_place(changes) -> None:
+    shape = replace(SHAPE, padding=(0, 0, 0, 0), **changes)
+    assert replay(shape, (on("compute_at", "ho"),)).statements[0].has_schedule
+    with pytest.raises(IllegalTransformation, match="has no padding"):
+        replay(shape, (Gene.of("compute_inline"),))
+
+
 def test_padding_is_computed_in_one_place() -> None:
     inside, inline = on("compute_at", "ho"), Gene.of("compute_inline")
     for genes, reason in (

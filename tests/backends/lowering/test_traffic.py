@@ -8,7 +8,7 @@ import pytest
 from backends.lowering import build_kernel, default_schedule, schedule_space
 from backends.lowering.geometry import statement_forms
 from backends.lowering.tiles import Tile, tiles
-from backends.lowering.traffic import _lines_of_channel, far_slots, weight_load_slots
+from backends.lowering.traffic import far_slots, weight_load_slots
 from genomes.nest import ConvShape, LoopNest
 from tests.backends.lowering.kernels import AVX512, check, conv
 
@@ -60,7 +60,7 @@ def test_what_is_copied_or_read_by_many_taps_does_not_displace_itself(how) -> No
 def test_what_one_tap_leaves_out_is_not_copied(size, kernel, copied, lines) -> None:
     (form,) = statement_forms(LoopNest.fresh(ConvShape(1, 4, 64, size, kernel, stride=(2, 2))))
     assert COLUMNS.copied_plane(form) == copied
-    assert _lines_of_channel(form, COLUMNS) == lines
+    assert math.prod(COLUMNS.read_plane(form)) == 16 * lines
 
 
 def test_tiles_of_pixels_in_turn_load_the_weights_of_all_channels() -> None:
