@@ -40,6 +40,7 @@ CPU_TRANSFORMATIONS = frozenset(
 )
 """Names of the transformations that lower to a CPU kernel."""
 
+COLUMNS_OUTSIDE = ("ci", "kw", "kh")
 CANDIDATES = 10
 PLANS_PER_TILE = 2
 
@@ -104,7 +105,13 @@ class _Writer:
         """The nest with the plan's genes applied."""
         tile, form = plan.tile, statement_forms(self._nest)[self._index]
         outer, inner = self._tiled(plan)
-        loops = [*outer, *REDUCTION_LOOPS, *inner]
+        reduction = REDUCTION_LOOPS
+        alone = form.statement.inputs.count == form.spans[1].step == 1
+        if plan.pads is Pads.AT_TAPS and alone:
+            # What the taps of a column read is loaded once, with one condition on the columns.
+            # With a stride those of a row share their loads.
+            reduction = COLUMNS_OUTSIDE
+        loops = [*outer, *reduction, *inner]
         if loops != list(self._loops()):
             self._do("interchange", order=tuple(loops))
         fused = outer[: plan.fused]
@@ -118,7 +125,7 @@ class _Writer:
             else:
                 self._do("prefetch", operand="input", loop=outer[0])
         elif plan.pads is Pads.AT_TAPS:
-            self._do("compute_at", loop=REDUCTION_LOOPS[-1])
+            self._do("compute_at", loop="kw")
         elif plan.pads is Pads.INLINE:
             self._do("compute_inline")
         if tile.channels > 1:
@@ -130,7 +137,7 @@ class _Writer:
             self._do("parallel", loop=outer[0])
         if tile.width > 1:
             self._do("vectorize", loop=inner[-1])
-        self._unroll(inner)
+        self._unroll(inner, reduction)
         self._do("decompose_reduction", loop=REDUCTION_LOOPS[0])
         return self._nest
 
@@ -166,7 +173,7 @@ class _Writer:
         self._do("split", loop=loop, factor=factor)
         return [f"{loop}.0"], [f"{loop}.1"]
 
-    def _unroll(self, inner: Sequence[str]) -> None:
+    def _unroll(self, inner: Sequence[str], reduction: Sequence[str]) -> None:
         """Unroll the tile and reduction loops around it, from the inside: no loop is copied."""
         loops = self._loops()
         copies = 1
@@ -174,7 +181,7 @@ class _Writer:
             if loops[loop].extent > 1 and not loops[loop].mark:
                 self._do("unroll", loop=loop)
                 copies *= loops[loop].extent
-        for loop in reversed(REDUCTION_LOOPS):
+        for loop in reversed(reduction):
             copies *= loops[loop].extent
             if copies > MOST_UNROLLED:
                 return

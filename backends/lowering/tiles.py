@@ -29,6 +29,8 @@ more, as with exactly eight every delay of one of them delays all."""
 MOST_ROWS = 8
 MOST_COLUMNS = 28
 MOST_CHANNELS = 64
+MOST_WIDE = 4
+"""Registers of a vector that is a whole row of a depthwise convolution."""
 MOST_BROADCAST_CHANNELS = 16
 TRIPLE = 3
 """Registers of channels that are loops of their own: 48 channels are no vector that LLVM likes.
@@ -219,7 +221,13 @@ def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
         lines.append((s.rows * s.columns, True, [1]))
     channels = _divisors(s.kept_co // s.groups, MOST_BROADCAST_CHANNELS)
     for extent, flat, heights in lines:
-        for width in _widths(extent, 2 * cpu.lanes, cpu):
+        widths = _widths(extent, 2 * cpu.lanes, cpu)
+        alone = s.inputs.count == form.spans[1].step == 1
+        if alone and cpu.lanes == LINE_LANES and cpu.lanes < extent <= MOST_WIDE * cpu.lanes:
+            # Whole rows: fewer loads that reach into a second line than of parts of a register.
+            # Not measured where lanes have no masks.
+            widths = sorted({*widths, extent})
+        for width in widths:
             for count in _divisors(extent // width, 8):
                 for rows in heights:
                     line = rows * count * ceil(width / cpu.lanes)

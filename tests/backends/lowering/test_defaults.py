@@ -200,3 +200,20 @@ def test_one_channel_of_a_block_may_be_copied_alone():
     nest = conv(32, 64, (9, 15), groups=32, input_lanes=8)
     for candidate in schedule_candidates(nest, NEON):
         check(candidate)
+
+
+def test_rows_of_a_depthwise_convolution_are_vectors_and_columns_share_their_loads() -> None:
+    nest = default_schedule(conv(4, 4, 56, groups=4), AVX512)
+    extents = {x.name: x.extent for x in nest.statements[0].scheduled(1).loops if x.mark}
+    assert extents["wo"] == 56
+    order = [x.name for x in nest.statements[0].scheduled(1).loops]
+    assert order.index("kw") < order.index("kh")
+    check(nest)
+
+
+def test_strided_rows_of_a_depthwise_convolution_share_the_loads_of_a_row() -> None:
+    for nest in schedule_space(conv(4, 4, 56, groups=4, stride=(2, 2)), AVX512):
+        loops = nest.statements[0].scheduled(1).loops
+        order = [x.name for x in loops]
+        assert order.index("kh") < order.index("kw")
+        assert all(x.extent != 28 for x in loops if x.mark == "vectorize")
