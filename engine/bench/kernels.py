@@ -259,7 +259,8 @@ def _tune(
         console.print(
             f"{workload.name}: {1e6 * tuned.latency_s:.1f} us after {tuned.measurements} "
             f"measurements ({1e6 * tuned.proposed_s:.1f} us before the ranking learned)"
-            f"{'; the recorded schedule is kept' if kept else ''}"
+            f"{'; the recorded schedule is kept' if kept else ''}",
+            soft_wrap=True,
         )
     seconds = time.perf_counter() - start
     console.print(f"{count} measurements in {seconds:.0f} s")
