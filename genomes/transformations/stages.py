@@ -79,7 +79,8 @@ def compute_at(nest: LoopNest, index: int, loop: str) -> LoopNest:
         for i in N:                 ->          P[y, x] = pad(I)
             S(P[...])                       S(P[...])
     """
-    copied = any(nest.shape.padding) or max(nest.shape.stride) > 1 or nest.shape.input_lanes > 0
+    shape, step = nest.shape, nest.shape.stride[1] * nest.statements[index].repeat_wo
+    copied = any(shape.padding) or step > 1 or shape.input_lanes > 0
     require(copied, "the convolution reads its input as it is: nothing is computed before it")
 
     def edit(schedule: Schedule) -> Schedule:

@@ -82,8 +82,16 @@ def test_rows_are_dealt_out_by_shuffles() -> None:
     assert "vgather" not in assembly
 
 
-def test_tasks_that_copy_what_they_read_are_proposed() -> None:
-    nest = LoopNest.fresh(ConvShape(1, 64, 128, (32, 32), (1, 1), stride=(2, 2)))
+STRIDED = LoopNest.fresh(ConvShape(1, 64, 128, (32, 32), (1, 1), stride=(2, 2)))
+REPEATED = after(
+    LoopNest.fresh(ConvShape(1, 64, 128, (32, 32), (1, 1))),
+    gene("bottleneck", loop="wo", factor=2),
+)
+"""A step of two columns from one that is computed to the next, without a stride."""
+
+
+@pytest.mark.parametrize("nest", [STRIDED, REPEATED])
+def test_tasks_that_copy_what_they_read_are_proposed(nest) -> None:
     proposed = [
         scheduled
         for scheduled in schedule_candidates(nest, AVX512)
