@@ -61,8 +61,8 @@ def schedule_candidates(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest
 def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
     """All schedules that the estimate knows, best first, for the statements that have none."""
     forms = statement_forms(nest.unscheduled())
-    sharers = Counter(form.source for form in forms)
-    choices = [ranked_plans(f, features, sharers[f.source])[:WIDEST] for f in forms]
+    sharers = Counter(form.copy for form in forms)
+    choices = [ranked_plans(f, features, sharers[f.copy])[:WIDEST] for f in forms]
     ranked = written(nest.unscheduled(), choices, _write)
     return tuple(dict.fromkeys(completed(nest, candidate) for candidate in ranked))
 
@@ -71,8 +71,8 @@ def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...
 def _ranked(nest: LoopNest, features: CpuFeatures, count: int) -> tuple[LoopNest, ...]:
     """Up to `count` schedules of an unscheduled nest, best estimate first."""
     forms = statement_forms(nest)
-    sharers = Counter(form.source for form in forms)
-    choices = [_diverse(ranked_plans(f, features, sharers[f.source]), count) for f in forms]
+    sharers = Counter(form.copy for form in forms)
+    choices = [_diverse(ranked_plans(f, features, sharers[f.copy]), count) for f in forms]
     return written(nest, choices, _write)
 
 

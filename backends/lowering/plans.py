@@ -80,7 +80,7 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
     Args:
         form: The statement, unscheduled.
         cpu: The CPU.
-        sharers: Statements of the nest that can read the same padded copy.
+        sharers: Statements of the nest that can read the same copy.
     """
     estimates = []
     found = tiles(form, cpu)
@@ -131,13 +131,13 @@ def _plans(
     form: StatementForm, cpu: CpuFeatures, tile: Tile, paddings: tuple[Pads, ...]
 ) -> Iterator[Plan]:
     loops = list(_trips(form, tile, pixels_first=True))
-    copies = tile.reads_copy(form)
-    gathers = not copies and not tile.crosses_rows(form)
+    copies, crosses = tile.reads_copy(form), tile.crosses_rows(form)
     for pixels_first in (False, True) if "co" in loops and len(loops) > 2 else (False,):
         most = len(loops) - pixels_first
         for fused in sorted({min(2, most), min(3, most)}):
             for pads in paddings:
-                if pads is Pads.AT_TILES and not copies and not (gathers and pixels_first):
+                gathers = not crosses and (copies or pixels_first)
+                if pads is Pads.AT_TILES and not gathers:
                     continue
                 for parallel in (False, True) if cpu.threads > 1 else (False,):
                     yield Plan(tile, pixels_first, fused, pads, parallel)
@@ -148,14 +148,15 @@ def _slots(
 ) -> float:
     counts = _trips(form, plan.tile, plan.pixels_first)
     tasks = prod(list(counts.values())[: plan.fused])
-    gathered = plan.pads is Pads.AT_TILES
+    at_tiles = plan.pads is Pads.AT_TILES
     in_place = plan.pads in (Pads.AT_TAPS, Pads.INLINE)
     per_tile += far_slots(
         form,
         cpu,
         plan.tile,
         pixels_first=plan.pixels_first,
-        gathered=gathered,
+        # A copy of whole planes lies as one that is made beforehand.
+        gathered=at_tiles and any(loop[0] in "hw" for loop in list(counts)[: plan.fused]),
         in_place=in_place,
     )
     per_task = per_tile * prod(counts.values()) / tasks
@@ -164,10 +165,10 @@ def _slots(
     blocks = form.copy_lanes > 0 and not plan.tile.by_columns
     if in_place:
         pass
-    elif gathered and not plan.tile.reads_copy(form):
+    elif at_tiles and not plan.tile.reads_copy(form):
         rows, columns = _copied_by_task(form, plan, counts)
         per_task += rows * (GATHER_ROW_SLOTS + columns * BLOCK_SLOTS)
-    elif gathered:
+    elif at_tiles:
         rows, columns = _copied_by_task(form, plan, counts)
         crowded = 8 * rows * columns > cpu.l1_bytes
         per_element = BLOCK_SLOTS if blocks else PAD_SLOTS

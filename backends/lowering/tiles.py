@@ -118,9 +118,10 @@ class Tile:
             s.columns if deals and s.kw.extent == 1 else columns.span,
         )
 
-    def read_plane(self, form: StatementForm) -> tuple[int, int]:
-        """Rows and columns of a channel, of the input or of that copy, that one tile reads."""
-        s, (rows, columns), deals = form.statement, form.spans, self.deals(form)
+    def read_plane(self, form: StatementForm, in_place: bool = False) -> tuple[int, int]:
+        """Rows and columns of a channel, of that copy or of the input, that one tile reads."""
+        s, (rows, columns) = form.statement, form.spans
+        deals = self.deals(form) and not in_place
         height = (self.rows - 1) * rows.step + (s.kh.extent - 1) * rows.dilation + 1
         width = (self.columns - 1) * columns.step + (s.kw.extent - 1) * columns.dilation + 1
         return (
@@ -222,10 +223,7 @@ def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     channels = _divisors(s.kept_co // s.groups, MOST_BROADCAST_CHANNELS)
     for extent, flat, heights in lines:
         widths = _widths(extent, 2 * cpu.lanes, cpu)
-        alone = s.inputs.count == form.spans[1].step == 1
-        if alone and cpu.lanes == LINE_LANES and cpu.lanes < extent <= MOST_WIDE * cpu.lanes:
-            # Whole rows: fewer loads that reach into a second line than of parts of a register.
-            # Not measured where lanes have no masks.
+        if not flat and _reads_whole_rows(form, cpu):
             widths = sorted({*widths, extent})
         for width in widths:
             for count in _divisors(extent // width, 8):
@@ -235,6 +233,17 @@ def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
                         operands = (line if c > 1 else 0) + 1
                         if line * c <= most and line * c + operands <= cpu.registers:
                             yield Tile(False, c, rows, count * width, width, flat)
+
+
+def _reads_whole_rows(form: StatementForm, cpu: CpuFeatures) -> bool:
+    """Whether a row of a depthwise convolution may be one vector of several registers.
+
+    Fewer of its loads reach into a second line than of parts of a register.  Not measured where
+    lanes have no masks, with strides, and for rows that leave less than a quarter of a register.
+    """
+    s, lanes = form.statement, cpu.lanes
+    alone = s.inputs.count == form.spans[1].step == 1 and lanes == LINE_LANES
+    return alone and lanes < s.columns <= MOST_WIDE * lanes and s.columns % (lanes // 4) == 0
 
 
 def _widths(extent: int, most: int, cpu: CpuFeatures) -> list[int]:

@@ -62,15 +62,17 @@ def far_slots(
         tile: What is computed at once.
         pixels_first: Whether tiles of other channels, of the same pixels, follow each other.
         gathered: Whether what these tiles read was copied, to lie side by side.
-        in_place: Whether padding is read without a copy, by several taps: they hide what lines
-            that displace each other cost (none was measured for 3x3 on pages).
+        in_place: Whether padding is read without a copy.
     """
     s = form.statement
     slots = _store_slots(form, cpu, tile)
     if tile.channels == s.kept_co // s.groups:
         return slots
-    displaced = not (gathered or in_place) and _displace(form, cpu, tile)
-    lines, whole = _lines(form, tile)
+    # Where several taps read what lines hold that displace each other, they hide what that costs:
+    # none was measured for 3x3 on pages.
+    hidden = in_place and s.kh.extent * s.kw.extent > 1
+    displaced = not (gathered or hidden) and _displace(form, cpu, tile, in_place)
+    lines, whole = _lines(form, tile, in_place)
     if pixels_first:
         slots += _weight_slots(form, cpu, tile)
         if displaced:
@@ -102,20 +104,20 @@ def _store_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     return CONFLICT_STORE_SLOTS * tile.rows * max(0, tile.channels - _ways(cpu))
 
 
-def _lines(form: StatementForm, tile: Tile) -> tuple[float, int]:
+def _lines(form: StatementForm, tile: Tile, in_place: bool) -> tuple[float, int]:
     """Cache lines of the input that a tile reads: in elements of them, and whole ones."""
     count = form.statement.inputs.count
-    alone = prod(tile.read_plane(form)) / LINE_ELEMENTS
+    alone = prod(tile.read_plane(form, in_place)) / LINE_ELEMENTS
     return count * alone, count * ceil(alone)
 
 
-def _displace(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> bool:
+def _displace(form: StatementForm, cpu: CpuFeatures, tile: Tile, in_place: bool) -> bool:
     """Whether lines that a tile reads of several channels displace each other.
 
     Channels of less than a page are loaded ahead by the CPU, whatever set they belong to.
     """
-    copied = tile.reads_copy(form)
-    if form.input_lanes and (form.copy_lanes or not copied):
+    copied = tile.reads_copy(form) and not in_place
+    if form.input_lanes and (not copied or (form.copy_lanes and not tile.by_columns)):
         return False
     rows, columns = form.spans
     plane = tile.copied_plane(form) if copied else (rows.size, columns.size)

@@ -41,6 +41,12 @@ KEPT_WHOLE = (
 """Operators that stay as they are: one of them is easier to recognise than its parts."""
 
 
+_CHANGES = (
+    "the network changes its own {} whenever it runs, and a compiled network cannot; compute that "
+    "in a new tensor, or do it in training only"
+)
+
+
 class _SiteCall(nn.Module):
     """Stands for a site while the network is traced.
 
@@ -113,13 +119,16 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     with warnings.catch_warnings():
         # PyTorch's own use of what it deprecates is nothing that a user can change.
         warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
-        decomposed = program.run_decompositions(table)
+        try:
+            decomposed = program.run_decompositions(table)
+        except RuntimeError as error:
+            # A tensor that is neither a buffer nor a parameter has no place in the signature.
+            if "is mutated in the forward" not in str(error):
+                raise
+            raise ModelError(_CHANGES.format(str(error).split()[1])) from error
     signature = decomposed.graph_signature
     if changed := {**signature.buffers_to_mutate, **signature.parameters_to_mutate}:
-        raise ModelError(
-            f"the network changes its own {next(iter(changed.values()))} whenever it runs, and a "
-            "compiled network cannot; compute that in a new tensor, or do it in training only"
-        )
+        raise ModelError(_CHANGES.format(next(iter(changed.values()))))
     return decomposed
 
 

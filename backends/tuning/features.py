@@ -129,7 +129,7 @@ class _Look:
 
     @cached_property
     def copies(self) -> bool:
-        """Whether there is a padded copy of the input, made beforehand or inside a loop."""
+        """Whether there is a copy of the input, made beforehand or inside a loop."""
         return self.form.pads and not self.form.padded_as_read
 
     @cached_property
@@ -229,15 +229,17 @@ class _Look:
             width=self.width,
             flat=self.form.flat,
         )
-        at_tap = self.form.schedule.anchor("pad") in REDUCTION_LOOPS
-        pads_at_tiles = bool(self._around("pad")) and not at_tap
+        form, at_tap = self.form, self.form.schedule.anchor("pad") in REDUCTION_LOOPS
+        copied = self._around("prefetch:input")
+        if form.pads and not at_tap:
+            copied = copied or self._around("pad")
         return far_slots(
-            self.form,
+            form,
             self.cpu,
             tile,
             pixels_first=self.pixels_first,
-            gathered=pads_at_tiles or bool(self._around("prefetch:input")),
-            in_place=at_tap or self.form.padded_as_read,
+            gathered=any("ho" in loop.name or "wo" in loop.name for loop in copied),
+            in_place=form.pads and (at_tap or form.padded_as_read),
         )
 
     @property

@@ -13,7 +13,7 @@ Without packed weights, kernels keep their tiles and read the weights as PyTorch
 padding, it is copied and multiplied; without fused epilogues, residual additions and activations
 are functions of their own, and BatchNorm is still folded into the weights; without the choice of
 tiles, every kernel has a tile of 16 channels x 8 columns, unless no ranked schedule has it: how
-many do is printed.
+many do is printed.  A kernel that is the same without a part is left out of that part's mean.
 The last line is one JSON object: how many times slower each network, and `kernels` in geometric
 mean, are without a part, and `builds_apart`, the slowest build of a network by the fastest.
 """
@@ -285,14 +285,16 @@ def _kernels(
         runs[workload.name] = {variant: built[nest.key] for variant, nest in nests.items()}
     compared = {WEIGHTS: FULL, TILES: FULL, PADDING: FULL, RANKING: TUNED}
     table = Table("kernel without", "us", *compared, title="times slower")
-    ratios: dict[str, list[float]] = {variant: [] for variant in compared}
+    ratios: dict[str, dict[str, float]] = {variant: {} for variant in compared}
     for name, fastest_s in least_s(runs, min(rounds, MOST_KERNEL_ROUNDS)).items():
         for variant, base in compared.items():
-            ratios[variant].append(fastest_s[variant] / fastest_s[base])
-        shown = (f"{ratios[variant][-1]:.2f}" for variant in compared)
+            if runs[name][variant] is not runs[name][base]:
+                ratios[variant][name] = fastest_s[variant] / fastest_s[base]
+        shown = (f"{x:.2f}" if (x := ratios[v].get(name)) else "same" for v in compared)
         table.add_row(name, f"{1e6 * fastest_s[FULL]:.1f}", *shown)
     console.print(table)
-    return {v: round(statistics.geometric_mean(values), 4) for v, values in ratios.items()}
+    means = {v: statistics.geometric_mean(x.values()) for v, x in ratios.items() if x}
+    return {variant: round(mean, 4) for variant, mean in means.items()}
 
 
 if __name__ == "__main__":

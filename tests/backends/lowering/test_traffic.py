@@ -8,7 +8,7 @@ import pytest
 from backends.lowering import build_kernel, default_schedule, schedule_space
 from backends.lowering.geometry import statement_forms
 from backends.lowering.tiles import Tile, tiles
-from backends.lowering.traffic import far_slots, weight_load_slots
+from backends.lowering.traffic import CONFLICT_SLOTS, far_slots, weight_load_slots
 from genomes.nest import ConvShape, LoopNest
 from tests.backends.lowering.kernels import AVX512, check, conv
 
@@ -47,6 +47,22 @@ def test_what_was_copied_side_by_side_is_near_unless_it_is_too_large() -> None:
 def test_what_is_copied_or_read_by_many_taps_does_not_displace_itself(how) -> None:
     pages = conv(64, 64, (30, 32), padding=(1, 1, 0, 0))
     assert far(pages, CHANNELS, **{how: True}) < far(pages, CHANNELS)
+
+
+def test_one_tap_hides_nothing() -> None:
+    pages = conv(256, 256, 32, kernel=1, padding=(1, 1, 1, 1))
+    assert far(pages, CHANNELS, in_place=True) == CONFLICT_SLOTS * 256
+
+
+def test_channels_that_are_taken_apart_lie_as_in_planes() -> None:
+    packed = conv(256, 256, 32, kernel=1, input_lanes=16)
+    assert far(packed, COLUMNS) == far(PAGES, COLUMNS) > 0
+
+
+def test_a_strided_tile_that_reads_in_place_reads_what_is_between() -> None:
+    (form,) = statement_forms(LoopNest.fresh(ConvShape(1, 4, 64, (17, 32), (3, 1), stride=(2, 2))))
+    assert COLUMNS.read_plane(form) == (3, 16)
+    assert COLUMNS.read_plane(form, in_place=True) == (3, 31)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +115,12 @@ def test_pages_of_a_1x1_convolution_are_copied_for_all_channels(size) -> None:
     check(default_schedule(conv(64, 32, size, kernel=1), AVX512))
 
 
-def test_parts_of_two_rows_are_not_copied() -> None:
+@pytest.mark.parametrize("lanes", [0, 16])
+def test_parts_of_two_rows_are_not_copied(lanes) -> None:
     found = 0
-    for nest in schedule_space(conv(256, 256, 28, kernel=1), AVX512):
+    for nest in schedule_space(conv(256, 256, 28, kernel=1, input_lanes=lanes), AVX512):
         inside = [x for x in nest.statements[0].scheduled(1).loops if x.name.startswith("ho+wo.1")]
-        if "prefetch" in ops(nest) and inside:
+        if {"prefetch", "compute_at"} & set(ops(nest)) and inside:
             found += 1
             columns = math.prod(x.extent for x in inside)
             assert columns % 28 == 0 or 28 % columns == 0

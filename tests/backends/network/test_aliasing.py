@@ -254,8 +254,21 @@ class Weighing(nn.Module):
         return self.conv(x) * self.scale
 
 
+class Remembering(nn.Module):
+    """A network with a tensor of its own that is neither a buffer nor a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.seen = nn.Conv2d(3, 3, 3), torch.ones(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1.0)
+        return self.conv(x) * self.seen
+
+
 @pytest.mark.parametrize(
-    ("network", "name"), [(Counting(), "norm.running_mean"), (Weighing(), "scale")]
+    ("network", "name"),
+    [(Counting(), "norm.running_mean"), (Weighing(), "scale"), (Remembering(), "seen")],
 )
 def test_a_network_that_changes_its_own_tensors_is_refused_in_one_line(network, name) -> None:
     with pytest.raises(ModelError) as refused:

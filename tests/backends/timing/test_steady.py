@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from backends.devices import cpu_target
 from backends.timing import Look, Probe, helpers, most_waited_s, steady
 from backends.timing.helpers import EXCHANGED_LINES, LINE, exchange_kernel
-from backends.timing.steady import IMPATIENT, MOST, PATIENCE_S, REFILL, USUAL, Timings
+from backends.timing.steady import (
+    FIRST_PATIENCE_S,
+    IMPATIENT,
+    MOST,
+    PATIENCE_S,
+    REFILL,
+    USUAL,
+    Timings,
+)
 from tests.backends.lowering.kernels import TARGET
 
 
@@ -314,6 +322,24 @@ def test_a_probe_that_starts_without_its_cores_waits_for_them(machine) -> None:
     probe = Probe(call, machine.alone)
     assert probe.look().last == pytest.approx(1.0)
     assert next(calls) > 250
+
+
+@pytest.mark.parametrize(("apart_s", "slow"), [(3.0, 2.0), (60.0, 1.0)])
+def test_a_probe_waits_for_its_cores_for_as_long_as_a_host_takes_to_move_them(
+    machine, apart_s, slow
+) -> None:
+    """In the second case two cores are never seen, and one is taken for all there is."""
+
+    def call() -> None:
+        machine.slow = 2.0 if machine.now_s < apart_s else 1.0
+        machine.call()
+
+    probe = Probe(call, machine.alone)
+    probe.look()
+    assert apart_s < machine.now_s < 3.1 or FIRST_PATIENCE_S < machine.now_s < 5.1
+    machine.call = lambda: machine.sleep(2e-5)
+    machine.slow = 2.0
+    assert probe.look().first == pytest.approx(slow, rel=1e-2)
 
 
 def test_nothing_is_waited_for_by_who_says_so(machine, monkeypatch) -> None:

@@ -134,6 +134,20 @@ def test_a_copy_made_beforehand_is_made_once_and_of_no_more_than_is_read(kernel)
     assert found
 
 
+def test_a_place_for_a_copy_that_is_not_made_changes_nothing() -> None:
+    nest = LoopNest.fresh(ConvShape(1, 64, 128, (32, 32), (1, 1), stride=(2, 2)))
+    found = 0
+    for scheduled in schedule_space(nest, CPU):
+        (s,) = scheduled.statements
+        if named(scheduled)["pads"] == 0 and "prefetch" not in [g.op for g in s.schedule_genes]:
+            found += 1
+            place = Gene.of("compute_at", loop=s.scheduled(1).loops[0].name)
+            at = next(i for i, g in enumerate(s.schedule_genes) if g.op == "decompose_reduction")
+            placed = [*s.schedule_genes[:at], place, *s.schedule_genes[at:]]
+            assert named(rewritten(scheduled, 0, placed)) == named(scheduled)
+    assert found
+
+
 def test_the_estimate_of_a_nest_is_the_sum_of_its_statements() -> None:
     nest = next(w.nest for w in workloads() if w.name.endswith("seq1 1,2,4,8"))
     dense = next(w.nest for w in workloads() if w.name == "128->128 3x3 16x16")
