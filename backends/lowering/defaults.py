@@ -41,6 +41,8 @@ CPU_TRANSFORMATIONS = frozenset(
 """Names of the transformations that lower to a CPU kernel."""
 
 COLUMNS_OUTSIDE = ("ci", "kw", "kh")
+"""The reduction where the taps of a column share their loads, with one condition on the columns.
+With a stride, those of a row share them."""
 CANDIDATES = 10
 PLANS_PER_TILE = 2
 
@@ -106,10 +108,7 @@ class _Writer:
         tile, form = plan.tile, statement_forms(self._nest)[self._index]
         outer, inner = self._tiled(plan)
         reduction = REDUCTION_LOOPS
-        alone = form.statement.inputs.count == form.spans[1].step == 1
-        if plan.pads is Pads.AT_TAPS and alone:
-            # What the taps of a column read is loaded once, with one condition on the columns.
-            # With a stride those of a row share their loads.
+        if plan.pads is Pads.AT_TAPS and form.taps_share_columns:
             reduction = COLUMNS_OUTSIDE
         loops = [*outer, *reduction, *inner]
         if loops != list(self._loops()):

@@ -147,6 +147,12 @@ class StatementForm:
         return share * columns.share_inside(s.columns, s.kw.extent)
 
     @property
+    def taps_share_columns(self) -> bool:
+        """Whether one channel is read, without a stride along its rows: what a tap reads of a
+        column is read by those above and below it, and nothing else is."""
+        return self.statement.inputs.count == self.spans[1].step == 1
+
+    @property
     def needed_macs(self) -> float:
         """Multiply-adds of the statement, but for those with zeros of the padding."""
         s = self.statement

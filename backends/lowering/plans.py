@@ -39,6 +39,9 @@ UNPACK_SLOTS = 1.0
 PARALLEL_SLOTS = 4000.0
 """Waking the other threads and waiting for them."""
 
+PIXELS = frozenset({"ho", "wo", "ho+wo"})
+"""Loops over tiles of pixels."""
+
 RANKED_TILES = 24
 
 
@@ -156,7 +159,7 @@ def _slots(
         plan.tile,
         pixels_first=plan.pixels_first,
         # A copy of whole planes lies as one that is made beforehand.
-        gathered=at_tiles and any(loop[0] in "hw" for loop in list(counts)[: plan.fused]),
+        gathered=at_tiles and not PIXELS.isdisjoint(list(counts)[: plan.fused]),
         in_place=in_place,
     )
     per_task = per_tile * prod(counts.values()) / tasks
@@ -171,10 +174,10 @@ def _slots(
     elif at_tiles:
         rows, columns = _copied_by_task(form, plan, counts)
         crowded = 8 * rows * columns > cpu.l1_bytes
-        per_element = BLOCK_SLOTS if blocks else PAD_SLOTS
+        per_element, per_row = PAD_SLOTS, PAD_ROW_INSIDE_SLOTS if form.pads else GATHER_ROW_SLOTS
+        if blocks:
+            per_element, per_row = BLOCK_SLOTS, 0.0
         per_element += rearranging + (FAR_SLOTS / 2 if crowded else 0.0)
-        per_row = PAD_ROW_INSIDE_SLOTS if form.pads else GATHER_ROW_SLOTS
-        per_row = 0.0 if blocks else per_row
         per_task += rows * (per_row + columns * per_element)
     elif plan.tile.reads_copy(form):
         height, width = plan.tile.copied_plane(form)

@@ -241,9 +241,10 @@ def _reads_whole_rows(form: StatementForm, cpu: CpuFeatures) -> bool:
     Fewer of its loads reach into a second line than of parts of a register.  Not measured where
     lanes have no masks, with strides, and for rows that leave less than a quarter of a register.
     """
-    s, lanes = form.statement, cpu.lanes
-    alone = s.inputs.count == form.spans[1].step == 1 and lanes == LINE_LANES
-    return alone and lanes < s.columns <= MOST_WIDE * lanes and s.columns % (lanes // 4) == 0
+    columns, lanes = form.statement.columns, cpu.lanes
+    if not form.taps_share_columns or lanes != LINE_LANES:
+        return False
+    return lanes < columns <= MOST_WIDE * lanes and columns % (lanes // 4) == 0
 
 
 def _widths(extent: int, most: int, cpu: CpuFeatures) -> list[int]:

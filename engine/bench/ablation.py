@@ -275,23 +275,22 @@ def _kernels(
     runs: dict[str, dict[str, Callable[[], object]]] = {}
     for workload, nests in kernels.items():
         operands, built = operands_of(workload.nest), {}
-        for nest in nests.values():
-            if nest.key not in built:
-                built[nest.key], result = own_kernel(nest, dict(target.target), operands)
-                if not relative_error(np.asarray(result), operands.expected) <= TOLERANCE:
-                    raise BenchError(
-                        f"{workload.name}: a kernel computes something else than PyTorch"
-                    )
-        runs[workload.name] = {variant: built[nest.key] for variant, nest in nests.items()}
+        for nest in dict.fromkeys(nests.values()):
+            built[nest.key], result = own_kernel(nest, dict(target.target), operands)
+            if not relative_error(np.asarray(result), operands.expected) <= TOLERANCE:
+                raise BenchError(f"{workload.name}: a kernel computes something else than PyTorch")
+        runs[workload.name] = built
+    fastest_s = least_s(runs, min(rounds, MOST_KERNEL_ROUNDS))
     compared = {WEIGHTS: FULL, TILES: FULL, PADDING: FULL, RANKING: TUNED}
     table = Table("kernel without", "us", *compared, title="times slower")
     ratios: dict[str, dict[str, float]] = {variant: {} for variant in compared}
-    for name, fastest_s in least_s(runs, min(rounds, MOST_KERNEL_ROUNDS)).items():
+    for workload, nests in kernels.items():
+        name, seconds = workload.name, fastest_s[workload.name]
         for variant, base in compared.items():
-            if runs[name][variant] is not runs[name][base]:
-                ratios[variant][name] = fastest_s[variant] / fastest_s[base]
+            if nests[variant].key != nests[base].key:
+                ratios[variant][name] = seconds[nests[variant].key] / seconds[nests[base].key]
         shown = (f"{x:.2f}" if (x := ratios[v].get(name)) else "same" for v in compared)
-        table.add_row(name, f"{1e6 * fastest_s[FULL]:.1f}", *shown)
+        table.add_row(name, f"{1e6 * seconds[nests[FULL].key]:.1f}", *shown)
     console.print(table)
     means = {v: statistics.geometric_mean(x.values()) for v, x in ratios.items() if x}
     return {variant: round(mean, 4) for variant, mean in means.items()}
