@@ -51,6 +51,7 @@ class Schedule:
             `prefetch:<operand>`, `shared:<operand>`, `decompose`.
         packs: (operand, lanes) of packed layouts.
         pads_inline: Whether padding is computed where it is read.
+        rounded: The channels that a group computes are a multiple of so many; 0 for those kept.
         genes: The program and mapping genes applied so far, for the backends to replay.
     """
 
@@ -58,6 +59,7 @@ class Schedule:
     anchors: tuple[tuple[str, str], ...] = ()
     packs: tuple[tuple[str, int], ...] = ()
     pads_inline: bool = False
+    rounded: int = 0
     genes: tuple[Gene, ...] = ()
 
     def anchor(self, role: str) -> str | None:
@@ -67,6 +69,10 @@ class Schedule:
     def lanes(self, operand: str) -> int:
         """Lanes of the packed layout of `operand`, 0 when it is not packed."""
         return dict(self.packs).get(operand, 0)
+
+    def computed(self, channels: int) -> int:
+        """Output channels that are computed for a group in which so many are kept."""
+        return channels + -channels % self.rounded if self.rounded else channels
 
     @property
     def flat(self) -> bool:

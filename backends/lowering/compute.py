@@ -9,8 +9,9 @@
 
 `pad` exists when a statement reads padding; it is shared by the statements that read the same,
 or belongs to the statement that computes it at a loop.  `acc` and `write` exist when the
-statement has an accumulator, an epilogue or repeated elements; otherwise `conv` writes the
-output.  The bias is what the accumulation starts from.  Statements live in scopes of their own,
+statement has an accumulator, an epilogue, repeated elements or channels rounded up; otherwise
+`conv` writes the output.  The bias is what the accumulation starts from, unless channels are
+repeated or rounded up.  Statements live in scopes of their own,
 so the schedule of one never touches another, and their boxes are never assembled from temporary
 buffers.
 """
@@ -139,28 +140,32 @@ class _Emitter:
         return (n, channel, row, 0, column)
 
     def _start(self, co: Any) -> Any:
-        """What the accumulation starts from: channels that repeat get their bias later."""
-        s = self.form.statement
-        if self.bias is None or s.repeats_channels > 1:
+        """What the accumulation starts from: the bias, unless it is added in the end."""
+        if self.bias is None or self._adds_bias_last:
             return ZERO
-        return self.bias[s.co.start + co]
+        return self.bias[self.form.statement.co.start + co]
+
+    @property
+    def _adds_bias_last(self) -> bool:
+        """Whether a channel that is computed is not one channel of the output."""
+        return self.form.statement.repeats_channels > 1 or self.form.rounds
 
     def _channel(self, co: Any, ci: Any) -> Any:
         """The channel of the input, or of the padded input, that output channel `co` reads."""
         s = self.form.statement
         a = s.inputs
-        group = co // (s.kept_co // a.groups) if a.groups > 1 else 0
+        group = co // self.form.group_channels if a.groups > 1 else 0
         if self.form.pads:
             return group * a.count + ci
         return a.start + group * a.group_stride + ci * a.stride
 
     def _write(self, accumulator: Any) -> None:
-        """Copy the accumulator to its place, as often as the statement repeats it."""
+        """Copy what is kept of the accumulator to its place, as often as it is repeated."""
         s = self.form.statement
         extents = {"n": self.nest.shape.batch}
         if s.repeats_channels > 1:
             extents["repeat"] = s.repeats_channels
-        extents["co"] = s.kept_co
+        extents["co"] = self.form.channels
         if self.form.flat:
             extents["at"] = s.rows * s.columns
         else:
@@ -172,17 +177,30 @@ class _Emitter:
         if s.repeat_wo > 1:
             extents["repeat_wo"] = s.repeat_wo
         with block(f"write_{self.form.index}", extents) as v:
-            channel = s.co.start + v.get("repeat", 0) * s.kept_co + v["co"]
+            group, of_group = self._of_group(v["co"])
+            kept = group * self.form.kept_channels + of_group
+            channel = s.co.start + v.get("repeat", 0) * s.kept_co + kept
             if self.form.flat:
                 y, x = v["at"] // s.columns, v["at"] % s.columns
                 value = accumulator[v["n"], v["co"], v["at"]]
             else:
                 y, x = v["ho"], v["wo"]
                 value = accumulator[v["n"], v["co"], y, x]
-            if self.bias is not None and s.repeats_channels > 1:
+            if self.bias is not None and self._adds_bias_last:
                 value = value + self.bias[channel]
             y = s.ho.start + y * s.repeat_ho + v.get("repeat_ho", 0)
             x = s.wo.start + x * s.repeat_wo + v.get("repeat_wo", 0)
             place = at(self.form.output_lanes, v["n"], channel, y, x)
             residual = None if self.residual is None else self.residual[place]
-            T.buffer_store(self.output, self.form.epilogue.apply(value, residual), list(place))
+            result = self.form.epilogue.apply(value, residual)
+            if not self.form.rounds:
+                T.buffer_store(self.output, result, list(place))
+                return
+            with T.If(of_group < self.form.kept_channels), T.Then():
+                T.buffer_store(self.output, result, list(place))
+
+    def _of_group(self, co: Any) -> tuple[Any, Any]:
+        """The group of a channel that is computed, and its number in the group."""
+        if self.form.statement.groups == 1 or not self.form.rounds:
+            return 0, co
+        return co // self.form.group_channels, co % self.form.group_channels

@@ -3,7 +3,7 @@
 Every schedule has the same form: a register tile, the reduction loops around it, and the loops
 over tiles outside, of which the outer ones are fused and run in parallel:
 
-    parallel n+co.0+ho.0:
+    parallel n+co.0+ho.0:                                       round_up, if no tile is good
         for wo.0:
             acc = bias                                          decompose_reduction
             for ci, kh:
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from backends.lowering.choosing import WIDEST, completed, written
-from backends.lowering.geometry import statement_forms
+from backends.lowering.geometry import StatementForm, statement_forms
 from backends.lowering.plans import Pads, Plan, ranked_plans
 from backends.lowering.tiles import MOST_UNROLLED, Tile
 from genomes.gene import Gene, Value
@@ -45,6 +45,8 @@ COLUMNS_OUTSIDE = ("ci", "kw", "kh")
 With a stride, those of a row share them."""
 CANDIDATES = 10
 PLANS_PER_TILE = 2
+MOST_LOST = 1 / 3
+"""Channels are not rounded up by more of them."""
 
 
 def default_schedule(nest: LoopNest, features: CpuFeatures) -> LoopNest:
@@ -62,9 +64,7 @@ def schedule_candidates(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest
 
 def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...]:
     """All schedules that the estimate knows, best first, for the statements that have none."""
-    forms = statement_forms(nest.unscheduled())
-    sharers = Counter(form.copy for form in forms)
-    choices = [ranked_plans(f, features, sharers[f.copy])[:WIDEST] for f in forms]
+    choices = [plans[:WIDEST] for plans in _plans(nest.unscheduled(), features)]
     ranked = written(nest.unscheduled(), choices, _write)
     return tuple(dict.fromkeys(completed(nest, candidate) for candidate in ranked))
 
@@ -72,10 +72,28 @@ def schedule_space(nest: LoopNest, features: CpuFeatures) -> tuple[LoopNest, ...
 @functools.lru_cache(maxsize=4096)
 def _ranked(nest: LoopNest, features: CpuFeatures, count: int) -> tuple[LoopNest, ...]:
     """Up to `count` schedules of an unscheduled nest, best estimate first."""
+    choices = [_diverse(plans, count) for plans in _plans(nest, features)]
+    return written(nest, choices, _write)
+
+
+def _plans(nest: LoopNest, features: CpuFeatures) -> list[list[Plan]]:
+    """The plans of every statement of an unscheduled nest, best estimate first."""
     forms = statement_forms(nest)
     sharers = Counter(form.copy for form in forms)
-    choices = [_diverse(ranked_plans(f, features, sharers[f.copy]), count) for f in forms]
-    return written(nest, choices, _write)
+    return [
+        ranked_plans([form, *_rounded(nest, form, features)], features, sharers[form.copy])
+        for form in forms
+    ]
+
+
+def _rounded(nest: LoopNest, form: StatementForm, features: CpuFeatures) -> list[StatementForm]:
+    """A statement with its channels rounded up, if they fill no vectors as they are."""
+    lanes, kept = features.lanes, form.kept_channels
+    fills = kept < lanes or kept % max(1, lanes // 2) == 0
+    if fills or -kept % lanes > MOST_LOST * kept:
+        return []
+    more = apply(nest, Gene.of("round_up", form.index, factor=lanes))
+    return [statement_forms(more)[form.index]]
 
 
 def _diverse(plans: Sequence[Plan], count: int) -> list[Plan]:
@@ -143,6 +161,8 @@ class _Writer:
     def _tiled(self, plan: Plan) -> tuple[list[str], list[str]]:
         """Split the spatial loops; (loops over tiles, loops of a tile), outermost first."""
         tile = plan.tile
+        if plan.rounded:
+            self._do("round_up", factor=plan.rounded)
         channels, channel = self._split("co", tile.channels)
         if tile.flat:
             self._do("fuse", loops=("ho", "wo"))

@@ -21,12 +21,19 @@ class Packing:
     Attributes:
         weight: Number of the weight tensor in the nest.
         lanes: Output channels stored innermost; 0 for the plain layout.
-        shape: (kept_co, count, kh, kw), or (kept_co / lanes, count, kh, kw, lanes).
+        groups: Groups of output channels, each of which ends with zeros if there is room.
+        shape: (channels, count, kh, kw), or (channels / lanes, count, kh, kw, lanes).
     """
 
     weight: int
     lanes: int
+    groups: int
     shape: tuple[int, ...]
+
+    @property
+    def channels(self) -> int:
+        """Output channels of all groups, those of zeros included."""
+        return self.shape[0] * (self.lanes or 1)
 
 
 @dataclass(frozen=True)
@@ -212,13 +219,34 @@ class StatementForm:
     def accumulates(self) -> bool:
         """Whether there is an accumulator, written back, beside the output."""
         placed = self.schedule.anchor("cache_write") is not None
-        rewritten = self.statement.repeats or self.output_lanes > 0
+        rewritten = self.statement.repeats or self.output_lanes > 0 or self.rounds
         return placed or rewritten or bool(self.epilogue)
 
     @property
     def fresh_loops(self) -> tuple[Loop, ...]:
-        """The loops before any gene: n, co, ho, wo, ci, kh, kw."""
-        return self.statement.with_schedule(None).scheduled(self.batch).loops
+        """The loops before any gene, but for channels rounded up: n, co, ho, wo, ci, kh, kw."""
+        n, _, *rest = self.statement.with_schedule(None).scheduled(self.batch).loops
+        return (n, Loop.fresh("co", self.channels, reduction=False), *rest)
+
+    @cached_property
+    def kept_channels(self) -> int:
+        """Output channels of a group."""
+        return self.statement.kept_co // self.statement.groups
+
+    @cached_property
+    def group_channels(self) -> int:
+        """Output channels that are computed for a group: more than are kept if rounded up."""
+        return self.schedule.computed(self.kept_channels)
+
+    @property
+    def channels(self) -> int:
+        """Output channels that are computed."""
+        return self.statement.groups * self.group_channels
+
+    @property
+    def rounds(self) -> bool:
+        """Whether some of the channels that are computed are lost."""
+        return self.group_channels > self.kept_channels
 
     @cached_property
     def flat(self) -> bool:
@@ -244,10 +272,10 @@ class StatementForm:
 
     @property
     def accumulator_shape(self) -> tuple[int, ...]:
-        """(N, kept_co, rows, columns), or (N, kept_co, rows * columns)."""
+        """(N, channels, rows, columns), or (N, channels, rows * columns)."""
         s = self.statement
         sizes = (s.rows * s.columns,) if self.flat else (s.rows, s.columns)
-        return (self.batch, s.kept_co, *sizes)
+        return (self.batch, self.channels, *sizes)
 
 
 def statement_forms(
@@ -303,8 +331,9 @@ def read_spans(nest: LoopNest, s: Statement) -> tuple[Span, Span]:
 
 
 def _packing(s: Statement, schedule: Schedule) -> Packing:
-    lanes = schedule.lanes("weight")
-    shape: tuple[int, ...] = s.weight_shape
-    if lanes:
-        shape = (s.kept_co // lanes, *s.weight_shape[1:], lanes)
-    return Packing(s.weight, lanes, shape)
+    lanes, rest = schedule.lanes("weight"), s.weight_shape[1:]
+    channels = s.groups * schedule.computed(s.kept_co // s.groups)
+    shape = (channels // lanes, *rest, lanes) if lanes else (channels, *rest)
+    # Those of other groups lie alike where no zeros are between them.
+    groups = s.groups if channels > s.kept_co else 1
+    return Packing(s.weight, lanes, groups, shape)

@@ -139,6 +139,11 @@ def _arguments(
 
 def _packed(weight: np.ndarray, packing: Packing) -> np.ndarray:
     weight = np.asarray(weight, dtype=np.float32)
+    if len(weight) < packing.channels:
+        groups = weight.reshape(packing.groups, -1, *weight.shape[1:])
+        lost = packing.channels // packing.groups - groups.shape[1]
+        groups = np.pad(groups, ((0, 0), (0, lost), (0, 0), (0, 0), (0, 0)))
+        weight = groups.reshape(packing.channels, *weight.shape[1:])
     if packing.lanes:
         blocks, *rest, lanes = packing.shape
         weight = weight.reshape(blocks, lanes, *rest).transpose(0, 2, 3, 4, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import ceil, prod
@@ -68,6 +68,7 @@ class Plan:
         fused: How many of the loops over tiles are fused, outermost first.
         pads: Where the input is padded or copied.
         parallel: Whether the fused loop is parallel.
+        rounded: `Schedule.rounded`.
     """
 
     tile: Tile
@@ -75,17 +76,25 @@ class Plan:
     fused: int
     pads: Pads
     parallel: bool
+    rounded: int = 0
 
 
-def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> list[Plan]:
+def ranked_plans(forms: Sequence[StatementForm], cpu: CpuFeatures, sharers: int = 1) -> list[Plan]:
     """Plans for a statement, the one with the best estimate first.
 
     Args:
-        form: The statement, unscheduled.
+        forms: The statement, unscheduled, and with its channels rounded up where that may pay.
         cpu: The CPU.
         sharers: Statements of the nest that can read the same copy.
     """
-    estimates = []
+    estimates = [estimate for form in forms for estimate in _estimates(form, cpu, sharers)]
+    estimates.sort(key=lambda estimate: estimate[0])
+    return [plan for _, plan in estimates]
+
+
+def _estimates(
+    form: StatementForm, cpu: CpuFeatures, sharers: int
+) -> Iterator[tuple[float, Plan]]:
     found = tiles(form, cpu)
     copied = [(tile_slots(form, cpu, tile), tile) for tile in found]
     masked = [
@@ -102,10 +111,7 @@ def ranked_plans(form: StatementForm, cpu: CpuFeatures, sharers: int = 1) -> lis
     for costs, pads in ((copied, at_tiles), (masked, (Pads.AT_TAPS,)), (left_out, (Pads.INLINE,))):
         for per_tile, tile in _cheapest(costs):
             for plan in _plans(form, cpu, tile, pads):
-                slots = _slots(form, cpu, plan, per_tile, sharers)
-                estimates.append((slots, plan))
-    estimates.sort(key=lambda estimate: estimate[0])
-    return [plan for _, plan in estimates]
+                yield _slots(form, cpu, plan, per_tile, sharers), plan
 
 
 def _cheapest(costs: list[tuple[float, Tile]]) -> list[tuple[float, Tile]]:
@@ -121,7 +127,7 @@ def _cheapest(costs: list[tuple[float, Tile]]) -> list[tuple[float, Tile]]:
 def _trips(form: StatementForm, tile: Tile, pixels_first: bool) -> dict[str, int]:
     """Trip counts of the loops over tiles, outermost first; those of one trip but n left out."""
     s = form.statement
-    channels = {"co": s.kept_co // tile.channels}
+    channels = {"co": form.channels // tile.channels}
     if tile.flat:
         pixels = {"ho+wo": s.rows * s.columns // tile.columns}
     else:
@@ -143,7 +149,8 @@ def _plans(
                 if pads is Pads.AT_TILES and not gathers:
                     continue
                 for parallel in (False, True) if cpu.threads > 1 else (False,):
-                    yield Plan(tile, pixels_first, fused, pads, parallel)
+                    rounded = form.schedule.rounded
+                    yield Plan(tile, pixels_first, fused, pads, parallel, rounded)
 
 
 def _slots(
@@ -206,7 +213,7 @@ def _copied_by_task(form: StatementForm, plan: Plan, counts: dict[str, int]) -> 
     inside = list(counts)[: plan.fused]
     groups = s.groups
     if "co" in inside:
-        groups = max(1, tile.channels * s.groups // s.kept_co)
+        groups = max(1, tile.channels // form.group_channels)
     height, width = tile.copied_plane(form)
     if tile.flat:
         height, width = 1, tile.columns if "ho+wo" in inside else height * width

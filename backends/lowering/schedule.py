@@ -79,6 +79,9 @@ class Replay:
             named = replace(gene, statement=self._form.index)
             raise LoweringError(f"{named} does not lower: {first_line(error)}") from error
 
+    def _round_up(self, factor: int) -> None:
+        """Nothing is left to do: the blocks were emitted with so many channels."""
+
     def _split(self, loop: str, factor: int) -> None:
         outer, inner = self._sch.split(self._loops.pop(loop), [None, factor])
         self._loops[f"{loop}.0"], self._loops[f"{loop}.1"] = outer, inner
@@ -155,7 +158,7 @@ class Replay:
         self._sch.decompose_reduction(self._conv, self._loops[loop])
 
 
-STRUCTURE: Mapping[str, Callable[..., None]] = {
+STRUCTURE: dict[str, Callable[..., None]] = {
     "split": Replay._split,
     "tile": Replay._tile,
     "interchange": Replay._interchange,
@@ -167,7 +170,7 @@ LAYOUT: Phases = ({"pack": Replay._pack}, {"decompose_reduction": Replay._decomp
 """The last phases, on any device."""
 
 _PHASES: Phases = (
-    STRUCTURE,
+    STRUCTURE | {"round_up": Replay._round_up},
     {"cache_write": Replay._cache_write},
     {"prefetch": Replay._prefetch},
     {"compute_at": Replay._compute_at, "compute_inline": Replay._compute_inline},

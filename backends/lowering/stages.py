@@ -115,6 +115,8 @@ def _store_blocks(
     """Write back to a packed output: whole blocks of channels, innermost."""
     at = 2 if form.statement.repeats_channels > 1 else 1
     width = gcd(extents[at], form.output_lanes)
+    if form.rounds:  # what is lost ends with a vector
+        width = gcd(width, form.kept_channels, form.statement.co.start)
     outer, lane = sch.split(loops[at], [None, width])
     sch.reorder(outer, *loops[at + 1 :], lane)
     if width > 1:

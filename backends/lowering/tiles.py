@@ -203,7 +203,7 @@ def _channel_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
 def _channel_widths(form: StatementForm, cpu: CpuFeatures) -> list[tuple[int, int]]:
     """(channels, vector width): channels that read the same inputs, or a depthwise block."""
     s = form.statement
-    per_group = s.kept_co // s.groups
+    per_group = form.group_channels
     if s.groups > 1 and per_group == s.inputs.count == 1 and form.copy_lanes:
         return [(form.copy_lanes, form.copy_lanes)]
     found = [(channels, channels) for channels in _widths(per_group, MOST_CHANNELS, cpu)]
@@ -220,7 +220,7 @@ def _column_tiles(form: StatementForm, cpu: CpuFeatures) -> Iterator[Tile]:
     lines = [(s.columns, False, _divisors(s.rows, MOST_ROWS))]
     if can_be_flat(form):
         lines.append((s.rows * s.columns, True, [1]))
-    channels = _divisors(s.kept_co // s.groups, MOST_BROADCAST_CHANNELS)
+    channels = _divisors(form.group_channels, MOST_BROADCAST_CHANNELS)
     for extent, flat, heights in lines:
         widths = _widths(extent, 2 * cpu.lanes, cpu)
         if not flat and _reads_whole_rows(form, cpu):

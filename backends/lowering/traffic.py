@@ -66,7 +66,7 @@ def far_slots(
     """
     s = form.statement
     slots = _store_slots(form, cpu, tile)
-    if tile.channels == s.kept_co // s.groups:
+    if tile.channels == form.group_channels:
         return slots
     # Where several taps read what lines hold that displace each other, they hide what that costs:
     # none was measured for 3x3 on pages.
@@ -88,8 +88,9 @@ def far_slots(
 
 def _weight_slots(form: StatementForm, cpu: CpuFeatures, tile: Tile) -> float:
     """Loading weights of all tiles in turn, beyond what those of one take."""
-    one = tile.channels * prod(form.statement.weight_shape[1:])
-    more = weight_load_slots(prod(form.statement.weight_shape), cpu) - weight_load_slots(one, cpu)
+    each = prod(form.statement.weight_shape[1:])
+    one = tile.channels * each
+    more = weight_load_slots(form.channels * each, cpu) - weight_load_slots(one, cpu)
     return more * one / LINE_ELEMENTS
 
 

@@ -135,7 +135,7 @@ class _Look:
     @cached_property
     def elements(self) -> int:
         s = self.form.statement
-        return self.form.batch * s.kept_co * s.rows * s.columns
+        return self.form.batch * self.form.channels * s.rows * s.columns
 
     @property
     def macs(self) -> int:
@@ -276,7 +276,7 @@ class _Look:
         s, (rows, columns) = self.form.statement, self.form.spans
         inside = self.loops[len(outside) :]
         around = "+".join(loop.name for loop in outside)
-        channels = s.inputs.count * max(1.0, s.groups * self._channels(outside) / s.kept_co)
+        channels = s.inputs.count * max(1.0, self._channels(outside) / self.form.group_channels)
         computed = {
             axis: _product(x for x in inside if x.name.startswith(axis)) for axis in ("ho", "wo")
         }
@@ -295,7 +295,7 @@ class _Look:
     def _channels(self, outside: tuple[Loop, ...]) -> int:
         """Output channels that one iteration of these loops computes."""
         if not any("co" in loop.name for loop in outside):
-            return self.form.statement.kept_co
+            return self.form.channels
         return _product(x for x in self.loops[len(outside) :] if x.name.startswith("co"))
 
     @property
@@ -357,7 +357,7 @@ class _Look:
         return (
             log2(self.macs),
             log2(self.reduction),
-            log2(s.kept_co / s.groups),
+            log2(self.form.group_channels),
             log2(s.rows * s.columns),
             log2(s.groups),
             float(self.form.spans[1].step),

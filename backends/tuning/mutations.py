@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from backends.lowering.geometry import statement_forms
 from genomes.errors import IllegalTransformation
 from genomes.gene import Gene, Value
 from genomes.nest import REDUCTION_LOOPS, LoopNest
@@ -25,7 +26,10 @@ REDUCTION_FACTORS = (4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class _Subject:
-    """The genes of statement `index`, its loops before the first and after the last of them."""
+    """The genes of statement `index`, its loops before the first and after the last of them.
+
+    Channels that the genes round up are so many from the beginning.
+    """
 
     index: int
     genes: tuple[Gene, ...]
@@ -65,7 +69,7 @@ def neighbour(nest: LoopNest, rng: random.Random) -> LoopNest | None:
     subject = _Subject(
         index,
         tuple(replace(gene, statement=index) for gene in statement.schedule_genes),
-        statement.with_schedule(None).scheduled(batch).loops,
+        statement_forms(nest)[index].fresh_loops,
         statement.scheduled(batch).loops,
     )
     names = list(MUTATIONS)

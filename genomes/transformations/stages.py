@@ -1,6 +1,7 @@
 """Program transformations: stages placed at a loop of one statement, and packed layouts.
 
-They keep the set of iterations, as those of `program` do.
+They keep the set of iterations, as those of `program` do; `round_up` adds some whose results are
+lost.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 from genomes.errors import require
 from genomes.nest import LoopNest
-from genomes.schedule import Schedule
+from genomes.schedule import Loop, Schedule
 from genomes.transformations.arguments import Count, LoopName, OneOf
 from genomes.transformations.program import placed, rescheduled
 from genomes.transformations.registry import Kind, Phase, transformation
@@ -120,6 +121,46 @@ def compute_inline(nest: LoopNest, index: int) -> LoopNest:
 @transformation(
     kind=Kind.PROGRAM,
     phase=Phase.SCHEDULE,
+    primitive="zeros in the weight argument, a condition around the write-back",
+    also_called=("RoundUp (Halide)", "pad_einsum (TVM)", "padding to the vector width"),
+    factor=Count((4, 8, 16, 32)),
+)
+def round_up(nest: LoopNest, index: int, factor: int) -> LoopNest:
+    """Compute a multiple of `factor` output channels of each group; those that are more are lost.
+
+    Comes before anything else is done to `co`. Less than half of what is computed may be lost.
+
+    rewrite:
+        for co in C:                for co in ceil(C / factor) * factor:
+            for ci in C_in:             for ci in C_in:
+                O[co] += ...    ->          A[co] += ...
+                                    for co in C:
+                                        O[co] = A[co]
+    """
+    s = nest.statements[index]
+    kept = s.kept_co // s.groups
+
+    def edit(schedule: Schedule) -> Schedule:
+        require(not schedule.rounded, "the channels are rounded up already")
+        whole = Loop.fresh("co", s.kept_co, reduction=False)
+        require(whole in schedule.loops, "the loop co is divided or marked already")
+        require("co" not in dict(schedule.anchors).values(), "loop co holds a stage")
+        require(not schedule.packs, "an operand is packed already")
+        new = replace(schedule, rounded=factor)
+        lost = new.computed(kept) - kept
+        require(lost > 0, f"the {kept} channels of a group are a multiple of {factor} already")
+        require(
+            lost < kept, f"of {kept + lost} channels {lost} would be lost, half of them or more"
+        )
+        rounded = Loop.fresh("co", s.groups * new.computed(kept), reduction=False)
+        return replace(new, loops=tuple(rounded if x == whole else x for x in new.loops))
+
+    return rescheduled(nest, index, edit, "round_up", factor=factor)
+
+
+@transformation(
+    kind=Kind.PROGRAM,
+    phase=Phase.SCHEDULE,
     primitive="packed weight argument; Schedule.transform_layout of the accumulator",
     also_called=("OIHW[i]o", "NCHW[x]c", "layout transformation"),
     operand=OneOf(("weight", "accumulator")),
@@ -134,9 +175,10 @@ def pack(nest: LoopNest, index: int, operand: str, lanes: int) -> LoopNest:
         W[co, ci, kh, kw]   ->  W[co / lanes, ci, kh, kw, co % lanes]
     """
     s = nest.statements[index]
-    require(s.kept_co % lanes == 0, f"{lanes} lanes do not divide {s.kept_co} output channels")
 
     def edit(schedule: Schedule) -> Schedule:
+        channels = s.groups * schedule.computed(s.kept_co // s.groups)
+        require(channels % lanes == 0, f"{lanes} lanes do not divide {channels} output channels")
         require(not schedule.lanes(operand), f"the {operand} is packed already")
         if operand == "accumulator":
             there = schedule.anchor("cache_write") is not None

@@ -34,6 +34,38 @@ def bind(loop: str, axis: str) -> Gene:
 INNER_CO = (split("co", 16), order("ho", "wo", "ci", "kh", "kw", "co.1"))
 ILLEGAL = {
     "no such loop": ([split("k", 2)], "there is no loop k; the loops are n, co, ho"),
+    "round up what is round": (
+        [Gene.of("round_up", factor=8)],
+        "the 32 channels of a group are a multiple of 8 already",
+    ),
+    "round up by half": (
+        [Gene.of("round_up", factor=64)],
+        "of 64 channels 32 would be lost, half of them or more",
+    ),
+    "round up twice": (
+        [Gene.of("round_up", factor=5), Gene.of("round_up", factor=3)],
+        "rounded up already",
+    ),
+    "round up what is split": (
+        [split("co", 16), Gene.of("round_up", factor=5)],
+        "the loop co is divided or marked already",
+    ),
+    "round up what is marked": (
+        [
+            order("n", "ho", "wo", "ci", "kh", "kw", "co"),
+            on("vectorize", "co"),
+            Gene.of("round_up", factor=5),
+        ],
+        "the loop co is divided or marked already",
+    ),
+    "round up what holds a stage": (
+        [on("cache_write", "co"), Gene.of("round_up", factor=5)],
+        "loop co holds a stage",
+    ),
+    "round up what is packed": (
+        [Gene.of("pack", operand="weight", lanes=8), Gene.of("round_up", factor=5)],
+        "an operand is packed already",
+    ),
     "split does not divide": ([split("co", 5)], "5 does not divide the extent 32"),
     "split by all": ([split("co", 32)], "32 is not below the extent 32"),
     "split a marked loop": ([on("unroll", "kw"), split("kw", 2)], "already marked unroll"),
@@ -287,6 +319,18 @@ def test_tile_is_two_splits_and_an_interchange() -> None:
     tiled = scheduled(Gene.of("tile", loops=("ho", "wo"), rows=2, columns=4))
     by_hand = scheduled(split("ho", 2), split("wo", 4), order("ho.0", "wo.0", "ho.1", "wo.1"))
     assert tiled.loops == by_hand.loops
+
+
+def test_channels_are_rounded_up_group_by_group() -> None:
+    shape = ConvShape(1, 16, 60, (8, 8), (3, 3), groups=2)
+    (s,) = replay(shape, (Gene.of("round_up", factor=16), split("co", 32))).statements
+    loops = {loop.name: loop.extent for loop in s.scheduled(1).loops}
+    assert (loops["co.0"], loops["co.1"]) == (2, 32)
+    with pytest.raises(IllegalTransformation, match="16 does not divide the extent 60"):
+        replay(shape, (split("co", 16),))
+    assert replay(shape, (Gene.of("round_up", factor=16),)).structure_key == (
+        replay(shape, ()).structure_key
+    )
 
 
 def test_program_genes_keep_the_iterations() -> None:

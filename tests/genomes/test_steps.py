@@ -50,7 +50,8 @@ def test_loops_without_a_gap_reach_a_box(rng: random.Random) -> None:
     fused = False
     for _ in range(rng.randint(1, 10)):
         found = sample_gene(nest, ("split", "fuse", "interchange"), rng)
-        assert found is not None
+        if found is None:  # by chance, where hardly a gene applies
+            break
         points = rearranged(points, schedule_of(nest), schedule_of(found[1]))
         nest, fused = found[1], fused or found[0].op == "fuse"
     schedule = schedule_of(nest)

@@ -30,7 +30,7 @@ from genomes.transformations import REGISTRY, Kind, Phase, apply
 if TYPE_CHECKING:
     from backends.gpus import GpuFeatures
 
-_CPU_ONLY = frozenset({"parallel", "compute_at", "compute_inline"})
+_CPU_ONLY = frozenset({"parallel", "compute_at", "compute_inline", "round_up"})
 
 GPU_TRANSFORMATIONS = frozenset(
     name

@@ -11,7 +11,7 @@ from backends.lowering import (
     schedule_space,
 )
 from backends.lowering.epilogue import Epilogue
-from backends.lowering.geometry import statement_forms
+from backends.lowering.geometry import kernel_packings, statement_forms
 from backends.lowering.tiles import Tile, tiles
 from genomes.operators import SCHEDULE_GENES
 from genomes.transformations import apply
@@ -30,6 +30,7 @@ SHAPES = {
     "prime": conv(7, 13, (11, 13)),
     "4 groups": conv(32, 64, 8, groups=4),
     "2 channels per group": conv(32, 32, 8, groups=16),
+    "30 channels per group": conv(32, 60, 8, groups=2, bias=True),
     "depthwise": conv(16, 16, 14, groups=16),
     "depthwise, stride 2": conv(16, 16, 15, groups=16, stride=(2, 2)),
     "one output channel": conv(8, 1, 6),
@@ -99,6 +100,10 @@ def test_schedules_are_computed_once():
     )
 
 
+def schedules(nest):
+    return [s.scheduled(nest.shape.batch) for s in nest.statements]
+
+
 def ops(nest):
     return [g.op for g in nest.statements[0].schedule_genes]
 
@@ -159,6 +164,72 @@ def test_24_channels_are_three_halves_of_registers():
     assert schedule.lanes("weight") == schedule.lanes("accumulator") == 8
     inner = schedule.loops[-2:]
     assert [(x.extent, x.mark) for x in inner] == [(3, "unroll"), (8, "vectorize")]
+
+
+ODD = {
+    "plain": conv(16, 31, 8),
+    "groups": conv(16, 62, 8, groups=2),
+    "bias": conv(16, 60, 8, groups=2, bias=True),
+    "packed": conv(32, 60, 8, groups=2, bias=True, input_lanes=16, output_lanes=4),
+    "rows written out of the middle": after(
+        conv(24, 64, 8, bias=True),
+        gene("split_domain", loop="co", parts=(4, 60)),
+        gene("group", 1, over="co", groups=2, layout="block"),
+    ),
+    "repeated": after(conv(16, 62, 8, bias=True), gene("bottleneck", loop="co", factor=2)),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_channels_that_fill_no_vectors_are_rounded_up(name) -> None:
+    nest = ODD[name]
+    rounded = [n for n in schedule_space(nest, AVX512) if any(s.rounded for s in schedules(n))]
+    assert any(s.rounded == s.lanes("weight") == 16 for n in rounded for s in schedules(n))
+    for scheduled in rounded[:: max(1, len(rounded) // 3)]:
+        check(scheduled)
+        check(scheduled, epilogue=Epilogue(True, "relu"))
+
+
+@pytest.mark.parametrize("cpu", [AVX2, NEON], ids=["avx2", "neon"])
+def test_shorter_vectors_are_filled_as_well(cpu) -> None:
+    nest = conv(16, cpu.lanes * 4 - 1, 8)
+    rounded = [n for n in schedule_space(nest, cpu) if schedules(n)[0].rounded == cpu.lanes]
+    assert rounded
+    check(rounded[0])
+
+
+@pytest.mark.parametrize(
+    "genes",
+    [
+        [],
+        [gene("split", loop="co", factor=16), gene("prefetch", operand="weight", loop="co.0")],
+        [gene("fuse", loops=("ho", "wo"))],
+        [
+            gene("interchange", order=("n", "ho", "wo", "ci", "kh", "kw", "co")),
+            gene("vectorize", loop="co"),
+        ],
+    ],
+    ids=["written at the end", "prefetch", "flat", "vectors of one group"],
+)
+def test_channels_are_rounded_up_in_any_schedule(genes) -> None:
+    odd = conv(8, 60, 20, groups=2, bias=True)
+    check(after(odd, gene("round_up", factor=32), *genes))
+
+
+def test_statements_with_one_weight_may_round_it_up_or_not() -> None:
+    halves = after(conv(16, 30, 8, bias=True), gene("split_domain", loop="ho", parts=2))
+    assert len(halves.weights) == 1
+    rounded = after(
+        halves, gene("round_up", 1, factor=16), gene("pack", 1, operand="weight", lanes=16)
+    )
+    assert len(kernel_packings(rounded)) == 2
+    check(rounded)
+
+
+@pytest.mark.parametrize("channels", [8, 12, 16, 24, 40, 64])
+def test_channels_are_rounded_up_only_where_no_vector_is_good(channels) -> None:
+    for scheduled in schedule_space(conv(16, channels, 8), AVX512):
+        assert "round_up" not in ops(scheduled)
 
 
 def test_what_needs_a_copy_of_the_input_does_not_displace_what_needs_none():

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from backends.lowering import build_kernel, default_schedule
-from tests.backends.lowering.kernels import AVX512, TARGET, after, conv, gene
+from backends.lowering.geometry import kernel_packings
+from backends.lowering.kernel import pack
+from tests.backends.lowering.kernels import AVX512, TARGET, after, check, conv, gene
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,23 @@ def test_packed_weights_have_the_lanes_innermost(kernel):
     for channel in range(4):
         np.testing.assert_array_equal(packed[channel // 2, ..., channel % 2], weights[1][channel])
     np.testing.assert_array_equal(last, bias)
+
+
+def test_channels_that_are_lost_have_zeros_for_weights_at_the_end_of_their_group() -> None:
+    nest = after(
+        conv(4, 6, 4, groups=2, kernel=1),
+        gene("round_up", factor=4),
+        gene("pack", operand="weight", lanes=4),
+    )
+    (packing,) = kernel_packings(nest)
+    assert (packing.channels, packing.groups, packing.shape) == (8, 2, (2, 2, 1, 1, 4))
+    weight = np.arange(1, 13, dtype=np.float32).reshape(6, 2, 1, 1)
+    (packed,) = pack(nest, [weight], None)
+    assert packed[:, :, 0, 0, :].tolist() == [
+        [[1, 3, 5, 0], [2, 4, 6, 0]],
+        [[7, 9, 11, 0], [8, 10, 12, 0]],
+    ]
+    check(nest)
 
 
 def test_a_missing_bias_is_an_error(kernel):

@@ -37,6 +37,7 @@ GENES = {
         gene("pack", operand="weight", lanes=4),
         gene("pack", operand="accumulator", lanes=4),
     ],
+    "round_up": [gene("round_up", factor=5), gene("split", loop="co", factor=5)],
     "decompose_reduction": [gene("decompose_reduction", loop="ci")],
 }
 

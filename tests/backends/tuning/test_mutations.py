@@ -12,7 +12,7 @@ from backends.tuning import mutations
 from backends.tuning.mutations import MUTATIONS, neighbour, rewritten
 from engine.bench.workloads import workloads
 from genomes.gene import Gene
-from genomes.nest import LoopNest
+from genomes.nest import ConvShape, LoopNest
 from genomes.transformations import apply
 from tests.backends.samples import fresh
 
@@ -92,6 +92,22 @@ def test_packed_layouts_follow_the_channels_of_a_tile(monkeypatch) -> None:
                 assert {lanes for _, lanes in schedule.packs} == {inner}
                 changed += child.statements[0].schedule_genes != nest.statements[0].schedule_genes
     assert changed > 10
+
+
+def test_channels_that_are_rounded_up_are_tiled_otherwise(monkeypatch) -> None:
+    monkeypatch.setattr(mutations, "MUTATIONS", {"resize": MUTATIONS["resize"]})
+    rng = random.Random(1)
+    nests = TableBackend().schedule_candidates(
+        LoopNest.fresh(ConvShape(1, 64, 126, (8, 8), (3, 3), padding=(1, 1, 1, 1)))
+    )
+    factors = set()
+    for nest in nests:
+        if "round_up" not in [gene.op for gene in genes_of(nest)]:
+            continue
+        children = [c for c in (neighbour(nest, rng) for _ in range(30)) if c is not None]
+        splits = [g for child in children for g in genes_of(child) if g.op == "split"]
+        factors |= {g.arguments["factor"] for g in splits if g.arguments["loop"] == "co"}
+    assert factors >= {8, 16, 32, 64}
 
 
 def test_one_statement_changes_at_a_time() -> None:
