@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from genomes.errors import LoopGeneError
 from genomes.nest import LoopNest
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backends.builder import Builder, Workshop
+
+
+NONE_CACHED = 4
+"""Of a network with so many times the weights that stay in a cache, hardly any are found there."""
+
+FARTHEST = 2.0
+"""The greatest distance at which a loss is believed that was measured at 0 and 1."""
 
 
 class BackendError(LoopGeneError):
@@ -60,6 +67,21 @@ class FailureKind(StrEnum):
         return self not in (FailureKind.QUEUE_TIMEOUT, FailureKind.DEVICE_LOST)
 
 
+class Losses(NamedTuple):
+    """Seconds per call that a kernel loses between the other kernels of a network.
+
+    Attributes:
+        far_s: Among as many weights as `MeasureOptions.weight_bytes`.
+        near_s: Among `MeasureOptions.cached_bytes`, where those are fewer; not more than `far_s`.
+    """
+
+    far_s: float = 0.0
+    near_s: float = 0.0
+
+
+NOTHING_LOST = Losses()
+
+
 @dataclass(frozen=True)
 class Measured:
     """The times of one kernel on one device.
@@ -68,18 +90,24 @@ class Measured:
         times_s: Seconds per call, one entry for each repeat; fewer when time ran out, one of
             a kernel that is clearly slower than others of its workload.
         stages_s: Seconds spent by stage: `build`, `check`, `measure`, `wait`.
-        lost_s: What of each time is lost between the other kernels of a network.
+        lost: What a call loses in a network; `lost.far_s` is in all times.
+        weight_bytes: Weights that a call reads, in its network; 0 where they do not matter.
         disturbed: Whether something else kept the machine busy all the time.
     """
 
     times_s: tuple[float, ...]
     stages_s: Mapping[str, float] = field(default_factory=dict)
-    lost_s: float = 0.0
+    lost: Losses = NOTHING_LOST
+    weight_bytes: int = 0
     disturbed: bool = False
 
     @property
     def median_s(self) -> float:
         return statistics.median(self.times_s)
+
+    def among(self, distance: float) -> float:
+        """Seconds per call in a network with other weights, see `MeasureOptions.distance`."""
+        return self.median_s + (distance - 1.0) * (self.lost.far_s - self.lost.near_s)
 
 
 @dataclass(frozen=True)
@@ -136,6 +164,8 @@ class MeasureOptions:
         weight_bytes: Weights that are read between two calls of a kernel, as in a network, where
             it has a bias and an activation; 0 leaves a kernel alone, with its own weights where
             the call before it did.
+        cached_bytes: So many weights stay in the last cache.  A kernel is timed among them, too,
+            where those of the network are more.
     """
 
     repeats: int = 3
@@ -145,6 +175,26 @@ class MeasureOptions:
     rtol: float = 1e-4
     atol: float = 1e-5
     weight_bytes: int = 0
+    cached_bytes: int = 0
+
+    @property
+    def knows_caches(self) -> bool:
+        """Whether kernels are timed among weights that stay in the last cache, too."""
+        return 0 < self.cached_bytes < self.weight_bytes
+
+    def distance(self, weight_bytes: float) -> float:
+        """Where a network finds its weights: 0 in the last cache, 1 where `weight_bytes` lie.
+
+        What kernels lose grows evenly with the weights of their network, from `cached_bytes`
+        until hardly any are found in the cache.
+
+        Args:
+            weight_bytes: Those of all kernels together.
+        """
+        if not self.knows_caches:
+            return 1.0
+        beyond = min(weight_bytes, NONE_CACHED * self.cached_bytes) - self.cached_bytes
+        return min(max(0.0, beyond / (self.weight_bytes - self.cached_bytes)), FARTHEST)
 
 
 @dataclass(frozen=True)

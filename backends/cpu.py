@@ -58,7 +58,13 @@ class CpuOptions(BackendSettings):
 
     @property
     def measure_options(self) -> MeasureOptions:
-        return replace(super().measure_options, weight_bytes=self.weights_mb << 20)
+        # The other half is left to what flows between the kernels, and to other programs.
+        cached_bytes = max(host().caches.values(), default=0) // 2
+        return replace(
+            super().measure_options,
+            weight_bytes=self.weights_mb << 20,
+            cached_bytes=cached_bytes,
+        )
 
 
 class CpuBackend(LoweredSchedules, MeasuringBackend):

@@ -6,15 +6,25 @@
 from __future__ import annotations
 
 import functools
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
+from backends.base import (
+    NOTHING_LOST,
+    Failed,
+    FailureKind,
+    Losses,
+    Measured,
+    MeasureOptions,
+    Outcome,
+)
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
-from backends.timing import SLIGHT, Helpers, apart, helpers, lost_s, steady
+from backends.timing import Helpers, apart, helpers, losing, losing_takes_s, steady
 from backends.workers import Stage, gpu_runtime
 from genomes.nest import ConvShape, LoopNest
 
@@ -23,12 +33,16 @@ if TYPE_CHECKING:
 
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 9
+KERNEL_VERSION = 10
 """Raised when a change here or in the lowering makes other kernels from the same genes, or other
 times of the same kernels."""
 
 STAGES = ("build", "check", "measure")
 EXCLUSIVE = frozenset({"measure"})
+
+_FLOAT_BYTES = 4
+_ROUNDS = 5
+"""Measurements of what a kernel loses."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +54,14 @@ class KernelJob:
         target: For `tvm.target.Target`.
         options: How to check and time it.
         hopeless_s: A kernel that takes longer on its own is given up soon.
-        lost_s: What such a kernel is taken to lose between the other kernels of a network.
+        lost: What such a kernel is taken to lose between the other kernels of a network.
     """
 
     nest: LoopNest
     target: Mapping[str, Any]
     options: MeasureOptions
     hopeless_s: float | None = None
-    lost_s: float = 0.0
+    lost: Losses = NOTHING_LOST
 
 
 @dataclass(frozen=True)
@@ -161,13 +175,16 @@ def time_kernel(
     taken = steady(timed, beside.probe.look, options.repeats, job.hopeless_s, most_s)
     if not all(np.isfinite(seconds) and seconds > 0 for seconds in taken.times_s):
         return Failed(FailureKind.CRASHED, f"the timer returned {taken.times_s}")
-    lost = 0.0
-    if taken.hopeless:
-        lost = job.lost_s
-    elif options.weight_bytes:
-        once_s = min(taken.times_s)
-        lost = _lost_s(kernel, arguments, options.weight_bytes, beside, once_s, most_s)
-    return Measured(tuple(s + lost for s in taken.times_s), lost_s=lost, disturbed=not taken.calm)
+    calm = taken.calm
+    if not options.weight_bytes:
+        return Measured(taken.times_s, disturbed=not calm)
+    lost = job.lost
+    if not taken.hopeless:
+        lost, undisturbed = _losses(kernel, arguments, options, beside, min(taken.times_s))
+        calm = calm and undisturbed
+    times_s = tuple(seconds + lost.far_s for seconds in taken.times_s)
+    weight_bytes = _FLOAT_BYTES * sum(math.prod(map(int, a.shape)) for a in arguments[1:-1])
+    return Measured(times_s, lost=lost, weight_bytes=weight_bytes, disturbed=not calm)
 
 
 @functools.lru_cache(maxsize=4)
@@ -197,25 +214,31 @@ def operands_of(nest: LoopNest) -> Operands:
     return Operands(x, weights, bias, expected)
 
 
-def _lost_s(
+def _losses(
     kernel: CompiledKernel,
     arguments: list[Any],
-    weight_bytes: int,
+    options: MeasureOptions,
     beside: Helpers,
     once_s: float,
-    most_s: float,
-) -> float:
-    """`lost_s`; once more if the machine was disturbed, and the lesser if it was again."""
+) -> tuple[Losses, bool]:
+    """What a kernel loses among the weights of a network, and whether nothing disturbed it."""
+    call, most_s = kernel.module["main"], options.run_timeout_s / 8
+    if losing_takes_s(once_s) > most_s:  # as much as it takes, it loses next to nothing
+        return NOTHING_LOST, True
 
-    def once() -> float:
-        call = kernel.module["main"]
-        return lost_s(call, arguments, weight_bytes, beside.fill, once_s, most_s / 2)
+    def lost_s(weight_bytes: int) -> tuple[float, bool]:
+        measured = losing(call, arguments, weight_bytes, beside.fill, once_s)
+        # Together with the kernel's time, of which timings have to agree.
+        taken = steady(
+            lambda: once_s + max(0.0, measured()), beside.probe.look, _ROUNDS, most_s=most_s
+        )
+        return statistics.median(taken.times_s) - once_s, taken.calm
 
-    first = once()
-    if beside.probe.look().first <= SLIGHT:
-        return first
-    second = once()
-    return second if beside.probe.look().first <= SLIGHT else min(first, second)
+    far_s, calm = lost_s(options.weight_bytes)
+    if not options.knows_caches:
+        return Losses(far_s, far_s), calm
+    near_s, also_calm = lost_s(options.cached_bytes)
+    return Losses(far_s, min(near_s, far_s)), calm and also_calm
 
 
 def difference(

@@ -72,7 +72,7 @@ class MeasuringBackend(Backend):
         job, fastest = self._job(nest), self._fastest.get(nest.structure_key)
         if fastest is None:
             return job
-        return replace(job, hopeless_s=_HOPELESS * fastest.median_s, lost_s=fastest.lost_s)
+        return replace(job, hopeless_s=_HOPELESS * fastest.median_s, lost=fastest.lost)
 
     def _note_fastest(self, nest: LoopNest, outcome: Outcome) -> None:
         if isinstance(outcome, Measured):

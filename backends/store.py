@@ -39,7 +39,7 @@ from backends.timing import is_impatient
 from genomes.errors import LoopGeneError
 from genomes.nest import LoopNest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION = 0x4C474D53  # "LGMS"
 _BUSY_TIMEOUT_S = 30.0
 _KEYS_PER_QUERY = 500
@@ -70,6 +70,7 @@ CREATE TABLE measurement (
     tvm TEXT NOT NULL,
     run_id TEXT NOT NULL,
     created REAL NOT NULL,
+    network TEXT,
     PRIMARY KEY (nest_key, target, device)
 ) WITHOUT ROWID;
 CREATE TABLE capacity (
@@ -79,7 +80,7 @@ CREATE TABLE capacity (
     created REAL NOT NULL
 ) WITHOUT ROWID;
 """
-_OUTCOME = f"nest_key, failure, message, times_s, stages_s, {', '.join(OPTIONS)}"
+_OUTCOME = f"nest_key, failure, message, times_s, network, stages_s, {', '.join(OPTIONS)}"
 
 
 class StoreError(LoopGeneError):
@@ -127,8 +128,8 @@ class MeasurementStore:
                     (place.target, place.device, *some),
                 )
                 for key, *columns in rows:
-                    outcome = read_outcome(*columns[:4])
-                    done = MeasureOptions(*columns[4:])
+                    outcome = read_outcome(*columns[:5])
+                    done = MeasureOptions(*columns[5:])
                     if done.repeats == DISTURBED and is_impatient():
                         done = replace(done, repeats=options.repeats)
                     if answers(outcome, done, options):
@@ -173,7 +174,7 @@ class MeasurementStore:
                 "INSERT OR IGNORE INTO workload VALUES (?, ?, ?)", workloads.values()
             )
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO measurement VALUES ({','.join('?' * 19)})", rows
+                f"INSERT OR REPLACE INTO measurement VALUES ({','.join('?' * 20)})", rows
             )
 
     def _tells_more(self, row: Sequence[Any], outcome: Outcome) -> bool:
@@ -201,7 +202,7 @@ class MeasurementStore:
         with self._errors(), self._lock:
             rows = self._connection.execute(
                 "SELECT structure_key, nest_key, target, device, tvm, shape, statements, genes,"
-                " failure, message, times_s, stages_s, run_id, created"
+                " failure, message, times_s, network, stages_s, run_id, created"
                 " FROM measurement JOIN workload USING (structure_key) ORDER BY created, nest_key"
             ).fetchall()
         for row in rows:
@@ -212,9 +213,9 @@ class MeasurementStore:
                 shape=json.loads(row[5]),
                 statements=json.loads(row[6]),
                 genes=read_genes(row[7]),
-                outcome=read_outcome(*row[8:12]),
-                run_id=row[12],
-                created=row[13],
+                outcome=read_outcome(*row[8:13]),
+                run_id=row[13],
+                created=row[14],
             )
 
     def get_capacity(self, key: str) -> tuple[float, dict[str, Any]] | None:
@@ -259,6 +260,8 @@ class MeasurementStore:
                 f" LoopGene (this one reads {SCHEMA_VERSION}); update LoopGene or choose another"
                 " path for the store."
             )
+        if version < SCHEMA_VERSION:
+            self._update()
         # A kill loses nothing that was committed; a power failure may lose the last rows.
         self._connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -284,6 +287,13 @@ class MeasurementStore:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _update(self) -> None:
+        """From format 1, which says nothing of what kernels lose in a network."""
+        with self._transaction():
+            if self._identity()[1] < SCHEMA_VERSION:  # nobody else has been faster
+                self._connection.execute("ALTER TABLE measurement ADD COLUMN network TEXT")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _enter_wal_mode(self) -> None:

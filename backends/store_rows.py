@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backends.base import Failed, FailureKind, Measured, MeasureOptions, Outcome
+from backends.base import Failed, FailureKind, Losses, Measured, MeasureOptions, Outcome
 from genomes.gene import Gene
 from genomes.nest import LoopNest
 
@@ -82,12 +82,22 @@ def answers(outcome: Outcome, done: MeasureOptions, asked: MeasureOptions) -> bo
 
 
 def read_outcome(
-    failure: str | None, message: str | None, times_s: str | None, stages_s: str
+    failure: str | None,
+    message: str | None,
+    times_s: str | None,
+    network: str | None,
+    stages_s: str,
 ) -> Outcome:
     """An outcome from its columns."""
     if failure is not None:
         return Failed(FailureKind(failure), message or "", json.loads(stages_s))
-    return Measured(tuple(json.loads(times_s or "[]")), json.loads(stages_s))
+    found = json.loads(network or '{"lost_s": [], "weight_bytes": 0}')
+    return Measured(
+        tuple(json.loads(times_s or "[]")),
+        json.loads(stages_s),
+        Losses(*found["lost_s"]),
+        found["weight_bytes"],
+    )
 
 
 def read_genes(text: str) -> tuple[tuple[Gene, ...], ...]:
@@ -117,11 +127,15 @@ def measurement_row(
     """The columns of `measurement`."""
     genes = [[gene.to_json() for gene in s.schedule_genes] for s in nest.statements]
     result: tuple[Any, ...]
+    network: str | None
     done = options
     if isinstance(outcome, Measured):
         done = replace(options, repeats=DISTURBED) if outcome.disturbed else options
+        found = {"lost_s": outcome.lost, "weight_bytes": outcome.weight_bytes}
+        network = json.dumps(found)
         result = (None, None, json.dumps(outcome.times_s), outcome.median_s)
     else:
+        network = None
         result = (outcome.kind.value, outcome.message, None, None)
     return (
         nest.key,
@@ -135,4 +149,5 @@ def measurement_row(
         place.tvm,
         run_id,
         time.time(),
+        network,
     )

@@ -15,7 +15,7 @@ from engine.runs import write_atomic
 from genomes.errors import LoopGeneError
 
 FORMAT = "loopgene-checkpoint"
-VERSION = 2
+VERSION = 3
 
 
 class CheckpointError(LoopGeneError):

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from backends.base import BackendError, Failed
+from backends.base import BackendError, Failed, Measured
 from backends.store import MeasurementStore
 from engine.capacity.base import CapacityMetric
 from engine.evaluation import CAPACITY, OK, PARAMETERS, Evaluation
@@ -282,7 +282,7 @@ class Evaluator:
                 parameters=parameters,
                 message=f"capacity {capacity:.6g} of {self.objective.original_capacity:.6g}",
             )
-        kernels_s = 0.0
+        kernels: list[Measured] = []
         for site in self._sites:
             outcome = self._kernels.best(candidate.nests[site.name])
             if isinstance(outcome, Failed):
@@ -300,7 +300,9 @@ class Evaluator:
                     parameters=parameters,
                     message=f"{site.name}: {outcome.message}",
                 )
-            kernels_s += site.calls * outcome.median_s
+            kernels.append(outcome)
+        seconds = zip(self._sites, self._kernels.together(kernels), strict=True)
+        kernels_s = math.fsum(site.calls * per_call_s for site, per_call_s in seconds)
         latency_s = self._model.latency_s(kernels_s)
         fitness = self.objective.fitness(latency_s, capacity, parameters)
         return Evaluation(genome, OK, fitness, latency_s, capacity, candidate.macs, parameters)

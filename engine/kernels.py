@@ -94,6 +94,8 @@ class Kernels:
     def best(self, nest: LoopNest) -> Outcome:
         """The fastest kernel of `nest`, or the first failure if none works.
 
+        Kernels are compared as they are in the original's network, whatever network wants one.
+
         Raises:
             KeyError: The last `measure` did not have it, nor an earlier one a lasting answer.
         """
@@ -106,6 +108,12 @@ class Kernels:
         if all(key in self._outcomes for key in keys):
             self._best[nest.key] = found
         return found
+
+    def together(self, kernels: Sequence[Measured]) -> list[float]:
+        """Seconds per call of each of the kernels that make one network."""
+        read = sum(kernel.weight_bytes for kernel in kernels)
+        distance = self.backend.measure_options.distance(read)
+        return [kernel.among(distance) for kernel in kernels]
 
     def known(self, nest: LoopNest) -> list[tuple[LoopNest, Outcome]]:
         """The kernels of `nest` with their lasting outcomes, as far as they were measured."""

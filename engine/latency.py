@@ -145,5 +145,5 @@ def _macs(problem: Problem, genome: Genome) -> int:
 
 def _kernels_s(problem: Problem, genome: Genome) -> float | None:
     """Seconds of all kernels; None if one of them failed."""
-    seconds = [problem.site_latency_s(site, genome) for site in problem.sites.sites]
+    seconds = problem.site_latencies_s(genome)
     return math.fsum(s for s in seconds if s is not None) if None not in seconds else None

@@ -41,10 +41,12 @@ SIZE_STEPS = 16
 """Weights are rounded up to multiples of such a part of the power of two above them."""
 
 MOST_WEIGHTS_MB = 64
-"""What a worker keeps for them, at most; where the last cache is larger, they stay in it."""
+"""As many are read in turns, at most; where the last cache is larger, they stay in it."""
 
 LIMITS_S = {"build": 300.0, "run": 300.0}
 """Limits of compiling and checking one network, and of timing it."""
+APART = 1e-3
+"""The relative difference of weights that training would make different."""
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
@@ -167,12 +169,17 @@ def compile_variant(
     variant: Variant,
     target: NetworkTarget | LibraryTarget,
 ) -> tuple[nn.Module, CompiledNetwork]:
-    """The transformed torch network, in eval mode, and the compiled one."""
+    """The transformed torch network, in eval mode, and the compiled one, to be timed.
+
+    The weights differ a little from those of `model` where statements begin with the same ones:
+    of equal constants, a compiled network has one only, and after training they are equal no more.
+    """
     from backends.network import compile_network
     from genomes.sites import find_sites, transform
 
     shape = config.model.input_shape
     network = transform(model, find_sites(model, shape), variant.genome).eval()
+    _tell_apart(network)
     compiled = compile_network(
         network,
         shape,
@@ -181,6 +188,18 @@ def compile_variant(
         target.features.lanes,
     )
     return network, compiled
+
+
+def _tell_apart(network: nn.Module) -> None:
+    import torch
+
+    from genomes.modules import SiteConv2d
+
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, SiteConv2d):
+                for number, weight in enumerate(module.weights):
+                    weight.mul_(1.0 + APART * number)
 
 
 def network_input(config: ExperimentConfig) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Backend, BackendError, Failed
+from backends.base import Backend, BackendError, Failed, Measured, Outcome
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from engine.capacity.base import CapacityMetric
@@ -77,13 +78,20 @@ class Problem:
         """What `genome` makes of a site."""
         return replay(site.shape, genome.genes(site.name))
 
-    def site_latency_s(self, site: Site, genome: Genome) -> float | None:
-        """Seconds of all calls of a site in one forward pass; None if it is not known."""
-        try:
-            outcome = self.kernels.best(self.nest(site, genome))
-        except KeyError:
-            return None
-        return None if isinstance(outcome, Failed) else site.calls * outcome.median_s
+    def site_latencies_s(self, genome: Genome) -> list[float | None]:
+        """Seconds of all calls of each site in one forward pass; None where they are not known."""
+        sites = self.sites.sites
+        outcomes = [self._outcome(self.nest(site, genome)) for site in sites]
+        known = iter(self.kernels.together([o for o in outcomes if isinstance(o, Measured)]))
+        return [
+            site.calls * next(known) if isinstance(outcome, Measured) else None
+            for site, outcome in zip(sites, outcomes, strict=True)
+        ]
+
+    def _outcome(self, nest: LoopNest) -> Outcome | None:
+        with contextlib.suppress(KeyError):
+            return self.kernels.best(nest)
+        return None
 
     def variant(self, genome: Genome) -> Variant:
         """`genome` as a network to compile, with the fastest known schedules."""
@@ -220,13 +228,11 @@ def _space(
 def _objective(
     config: ExperimentConfig, sites: Sites, kernels: Kernels, metric: CapacityMetric
 ) -> Objective:
-    original_s, parameters = 0.0, 0
-    for site in sites.sites:
-        nest = LoopNest.fresh(site.shape)
-        outcome = kernels.best(nest)
-        assert not isinstance(outcome, Failed)
-        original_s += site.calls * outcome.median_s
-        parameters += nest.parameters
+    nests = [LoopNest.fresh(site.shape) for site in sites.sites]
+    parameters = sum(nest.parameters for nest in nests)
+    found = [o for o in map(kernels.best, nests) if isinstance(o, Measured)]
+    seconds = zip(sites.sites, kernels.together(found), strict=True)
+    original_s = math.fsum(site.calls * per_call_s for site, per_call_s in seconds)
     capacity = metric.original
     if not 0 <= capacity < float("inf"):
         raise ProblemError(

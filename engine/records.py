@@ -136,16 +136,17 @@ def finalist_metrics(finalist: Finalist, original: EndToEndOutcome) -> dict[str,
 
 
 def _sites(problem: Problem, genome: Genome) -> list[dict[str, Any]]:
+    before, after = problem.site_latencies_s(Genome()), problem.site_latencies_s(genome)
     return [
         {
             "name": site.name,
             "shape": str(site.shape),
             "calls": site.calls,
             "genes": " ".join(map(str, genome.genes(site.name))),
-            "before_us": _microseconds(problem.site_latency_s(site, Genome())),
-            "after_us": _microseconds(problem.site_latency_s(site, genome)),
+            "before_us": _microseconds(before_s),
+            "after_us": _microseconds(after_s),
         }
-        for site in problem.sites.sites
+        for site, before_s, after_s in zip(problem.sites.sites, before, after, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.timing.helpers import Helpers, helpers
-from backends.timing.network import lost_s
+from backends.timing.network import losing, losing_takes_s
 from backends.timing.placement import apart
 from backends.timing.steady import (
     SLIGHT,
@@ -23,7 +23,8 @@ __all__ = [
     "apart",
     "helpers",
     "is_impatient",
-    "lost_s",
+    "losing",
+    "losing_takes_s",
     "most_waited_s",
     "patient_s",
     "steady",

@@ -20,21 +20,19 @@ from backends.timing.helpers import LINE
 ALIGNMENT = 256
 """Bytes; kernels take their arguments for aligned."""
 
-ROUNDS = 5
-ROUND_S = 0.002
-FEWEST_CALLS, MOST_CALLS = 4, 256
+ROUND_S = 0.0015
+FEWEST_CALLS, MOST_CALLS = 4, 64
 _FLOAT_BYTES = 4
 
 
-def lost_s(
+def losing(
     call: Callable[..., object],
     arguments: Sequence[Any],
     weight_bytes: int,
     fill: Callable[[Any], object],
     once_s: float,
-    most_s: float = float("inf"),
-) -> float:
-    """Seconds per call that are lost between the other kernels of a network.
+) -> Callable[[], float]:
+    """A measurement of the seconds per call that are lost between other kernels of a network.
 
     Args:
         call: The kernel.
@@ -42,30 +40,37 @@ def lost_s(
         weight_bytes: Weights of the network, which are read in turns.
         fill: As in `Helpers`; writes the input before each call.
         once_s: What a call takes, about.
-        most_s: Nothing is measured that would take about that many seconds or more.
 
     Returns:
-        The difference, not below zero, between calls that read the next weights of the network
-        and a new input each time and calls that read the same ones; of each the fastest of some
-        rounds, and writing the input alone taken off. What it takes to get the lines of the input
-        back from those that have read them counts: it is what writing the output takes in a
-        network. 0.0 for a kernel that is too slow to be called so often.
+        Each time, the difference between calls that read the next weights of the network and a
+        new input each and calls that read the same ones, writing the input taken off; less than
+        nothing by chance.  What it takes to get the lines of the input back from those that have
+        read them counts: it is what writing the output takes in a network.
     """
     pool = _pool(weight_bytes)
     shapes = [tuple(int(e) for e in a.shape) for a in arguments[1:-1]]
     data, lines = _input(tuple(int(e) for e in arguments[0].shape))
-    count = min(max(FEWEST_CALLS, round(ROUND_S / once_s)), MOST_CALLS)
-    if 2 * ROUNDS * (count + 1) * once_s > most_s:
-        return 0.0
+    count = _calls(once_s)
+    pool.begin(shapes)
     same = [(data, *pool.take(shapes), arguments[-1])] * count
-    lost, kept, filled = [], [], []
     fill(lines)
-    for _ in range(ROUNDS):
+
+    def lost_s() -> float:
         fresh = [(data, *pool.take(shapes), arguments[-1]) for _ in range(count)]
-        lost.append(_seconds(lambda *a: (fill(lines), call(*a)), fresh))
-        filled.append(_seconds(lambda *_: fill(lines), same))
-        kept.append(_seconds(call, same))
-    return max(0.0, (min(lost) - min(filled) - min(kept)) / count)
+        all_s = _seconds(lambda *a: (fill(lines), call(*a)), fresh)
+        filling_s = _seconds(lambda *_: fill(lines), same)
+        return (all_s - filling_s - _seconds(call, same)) / count
+
+    return lost_s
+
+
+def losing_takes_s(once_s: float) -> float:
+    """Seconds of one measurement of `losing`, about."""
+    return 2 * (_calls(once_s) + 1) * once_s
+
+
+def _calls(once_s: float) -> int:
+    return min(max(FEWEST_CALLS, round(ROUND_S / once_s)), MOST_CALLS)
 
 
 def _input(shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -90,20 +95,32 @@ class _Pool:
     """Weights of a network, of which kernels read one part after the other."""
 
     def __init__(self, size: int) -> None:
-        self._memory = _aligned(size // _FLOAT_BYTES)
+        self._size = size // _FLOAT_BYTES
+        self._memory = _aligned(self._size)
+        self._next = 0
+
+    def begin(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Make room for tensors of these shapes, and read the pool: caches have what fits in them.
+
+        As many of a large tensor are read in turns as come closest to the size of the pool, so
+        the last one may go beyond it by its half.
+        """
+        largest = max((int(np.prod(shape)) for shape in shapes), default=0)
+        needed = max(self._size + largest - largest // 2, largest)
+        if needed > self._memory.size:
+            self._memory = _aligned(needed)
+        self._memory[: self._size].max()
         self._next = 0
 
     def take(self, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-        """The next tensors of these shapes; the pool grows to hold the largest of them."""
+        """The next tensors of these shapes."""
         import tvm
 
         return [tvm.runtime.from_dlpack(self._part(shape)) for shape in shapes]
 
     def _part(self, shape: tuple[int, ...]) -> np.ndarray:
         count = int(np.prod(shape))
-        if count > self._memory.size:
-            self._memory = _aligned(count)
-        if self._next + count > self._memory.size:
+        if self._next + count // 2 > self._size:
             self._next = 0
         part = self._memory[self._next : self._next + count]
         step = ALIGNMENT // _FLOAT_BYTES
@@ -117,6 +134,6 @@ def _aligned(elements: int) -> np.ndarray:
     return memory[first : first + elements]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _pool(size: int) -> _Pool:
     return _Pool(size)

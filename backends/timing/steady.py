@@ -38,9 +38,10 @@ FAR = 1.7
 the cores of a virtual machine may be moved apart for seconds.  Arithmetic is as fast as before,
 and kernels that wait for each other's data take up to twice as long."""
 
-USUAL = 0.8
-"""An exchange takes at most so many times as long as arithmetic on one thread where cores have a
-cache in common.  That is taken for usual at first, unless waiting does not help."""
+USUAL = 0.5
+"""An exchange takes about so many times as long as arithmetic on one thread where cores have a
+cache in common (0.46 on Zen 5; up to 1.4 where they have none).  That is taken for usual at first,
+unless waiting does not help."""
 
 FIRST_PATIENCE_S, PATIENCE_S, REFILL = 5.0, 8.0, 0.25
 """So long is waited for the machine to give all its cores at first, which takes two or three

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
-    from backends.base import Outcome
+    from backends.base import Failed
     from engine.config import ExperimentConfig
     from engine.survey import Survey
     from genomes.sites import NotASite, Sites
@@ -66,9 +66,9 @@ def inspect(
         f"{found.distinct_shapes} distinct shapes",
         markup=False,
     )
-    outcomes, device = _measured(config, model, sites) if measure and found.sites else ({}, "")
+    times, device = _measured(config, model, sites) if measure and found.sites else ({}, "")
     if found.sites:
-        out.print(_table(found, outcomes))
+        out.print(_table(found, times))
         out.print("options: ready-made changes (presets) that apply to the site")
     if device:
         out.print(f"time: median of the site's kernel on {device}, all calls", soft_wrap=True)
@@ -103,8 +103,9 @@ def _usual_shape(spec: str) -> str:
 
 def _measured(
     config: ExperimentConfig, model: nn.Module, sites: Sites
-) -> tuple[Mapping[str, Outcome], str]:
-    """The outcome of every site's kernel by site name, and the name of the device."""
+) -> tuple[Mapping[str, float | Failed], str]:
+    """Seconds per call of every site's kernel, by site name, and the name of the device."""
+    from backends.base import Measured
     from backends.store import MeasurementStore
     from backends.stored import StoredBackend
     from engine.kernels import Kernels
@@ -128,19 +129,23 @@ def _measured(
             status.update(f"measuring kernels, {stored.hits + stored.misses} done")
 
         kernels.measure(nests.values(), between)
-        return {name: kernels.best(nest) for name, nest in nests.items()}, stored.describe().name
+        found = {name: kernels.best(nest) for name, nest in nests.items()}
+        measured = {name: o for name, o in found.items() if isinstance(o, Measured)}
+        seconds = dict(zip(measured, kernels.together(list(measured.values())), strict=True))
+        failed = {name: o for name, o in found.items() if not isinstance(o, Measured)}
+        return {**seconds, **failed}, stored.describe().name
 
 
-def _table(found: Survey, outcomes: Mapping[str, Outcome]) -> Table:
+def _table(found: Survey, measured: Mapping[str, float | Failed]) -> Table:
     from rich import box
     from rich.table import Table
 
-    from backends.base import Measured
+    from backends.base import Failed
 
     times = {
-        site.name: site.calls * outcome.median_s
+        site.name: site.calls * seconds
         for site in found.sites
-        if isinstance(outcome := outcomes.get(site.name), Measured)
+        if isinstance(seconds := measured.get(site.name), float)
     }
     macs = {site.name: site.calls * site.shape.macs for site in found.sites}
     repeated = any(site.calls > 1 for site in found.sites)
@@ -149,7 +154,7 @@ def _table(found: Survey, outcomes: Mapping[str, Outcome]) -> Table:
         *((("calls", ""),) if repeated else ()),
         ("MACs", count_text(sum(macs.values()))),
         ("share", ""),
-        *((("time", time_text(sum(times.values()))), ("share", "")) if outcomes else ()),
+        *((("time", time_text(sum(times.values()))), ("share", "")) if measured else ()),
         ("options", ""),
     ):
         table.add_column(column, footer, justify="right", no_wrap=True)
@@ -161,9 +166,8 @@ def _table(found: Survey, outcomes: Mapping[str, Outcome]) -> Table:
         if site.name in times:
             time_s = times[site.name]
             cells += [time_text(time_s), share_text(time_s, sum(times.values()))]
-        elif outcomes:
-            outcome = outcomes[site.name]
-            cells += ["-" if isinstance(outcome, Measured) else outcome.kind.value, "-"]
+        elif isinstance(failed := measured.get(site.name), Failed):
+            cells += [failed.kind.value, "-"]
         table.add_row(*cells, str(choices.presets))
     return table
 

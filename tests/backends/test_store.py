@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import Failed, FailureKind, Measured, MeasureOptions
+from backends.base import Failed, FailureKind, Losses, Measured, MeasureOptions
 from backends.store import MeasurementStore, StoreError
 from backends.store_rows import Place
 from backends.timing.steady import IMPATIENT
@@ -22,7 +22,7 @@ from tests.backends.samples import fresh, scheduled
 HERE = Place("llvm", "device-a", "0.27")
 THERE = Place("llvm", "device-b", "0.27")
 OPTIONS = MeasureOptions()
-TIMES = Measured((1e-3, 2e-3, 4e-3), {"build": 0.1})
+TIMES = Measured((1e-3, 2e-3, 4e-3), {"build": 0.1}, Losses(2e-4, 1e-5), 4000)
 
 
 @pytest.fixture
@@ -164,6 +164,22 @@ def make_newer(path):
     connection.close()
 
 
+def test_a_store_of_format_1_is_read_and_goes_on(tmp_path):
+    path = tmp_path / "store.db"
+    with MeasurementStore(path) as store:
+        store.put(fresh(), TIMES, HERE, OPTIONS)
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE measurement DROP COLUMN network")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    with MeasurementStore(path) as store:
+        assert store.get(fresh(), HERE, OPTIONS) == replace(TIMES, lost=Losses(), weight_bytes=0)
+        store.put(scheduled(fresh(), 2), TIMES, HERE, OPTIONS)
+    with MeasurementStore(path) as store:
+        assert [row.outcome.lost for row in store.rows()] == [Losses(), TIMES.lost]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -223,8 +239,20 @@ def start_writer(path, first, last):
     )
 
 
-def test_several_processes_may_create_and_fill_one_store(tmp_path):
+def make_format_1(path):
+    MeasurementStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE measurement DROP COLUMN network")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("begin", [None, make_format_1], ids=["new", "format 1"])
+def test_several_processes_may_create_and_fill_one_store(tmp_path, begin):
     path = tmp_path / "store.db"
+    if begin is not None:
+        begin(path)
     writers = [start_writer(path, n * 50, n * 50 + 50) for n in range(4)]
     for writer in writers:
         writer.communicate(timeout=60)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from backends.base import BackendError, Measured
+from backends.base import BackendError, Losses, Measured, MeasureOptions
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from backends.table import TableBackend, TableOptions
@@ -116,6 +117,39 @@ def test_a_legal_candidate_is_measured_with_all_calls_and_the_rest(tmp_path):
     (untied,) = setup.evaluator.evaluate([UNTIED])
     assert untied.status == OK
     assert untied.latency_s == pytest.approx(setup.latency_s(UNTIED), rel=1e-12)
+
+
+class Weighed(Asked):
+    """Kernels that lose time among the weights of a network."""
+
+    measure_options = MeasureOptions(weight_bytes=4000, cached_bytes=400)
+
+    def _outcome(self, nest):
+        kernel = super()._outcome(nest)
+        lost = Losses(kernel.median_s / 2, kernel.median_s / 4)
+        return replace(kernel, lost=lost, weight_bytes=4 * nest.parameters)
+
+
+def test_a_candidate_is_charged_by_its_own_weights(tmp_path):
+    setup = Setup(tmp_path)
+    backend = Weighed()
+    backend.measure_options = Weighed.measure_options
+    setup.kernels = setup.evaluator._kernels = Kernels(
+        StoredBackend(backend, setup.store), 2, setup.stages
+    )
+    setup.evaluator.objective = replace(setup.objective, tolerance=1.0)
+    original, halves = setup.evaluator.evaluate([Genome(), HALVES])
+    for evaluation in (original, halves):
+        sites = SPACE.sites
+        nests = [replay(s.shape, evaluation.genome.genes(s.name)) for s in sites]
+        outcomes = [setup.kernels.best(nest) for nest in nests]
+        distance = backend.measure_options.distance(sum(4 * n.parameters for n in nests))
+        lost = [(distance - 1) * o.median_s / 4 for o in outcomes]
+        seconds = [
+            s.calls * (o.median_s + x) for s, o, x in zip(sites, outcomes, lost, strict=True)
+        ]
+        assert evaluation.latency_s == pytest.approx(sum(seconds))
+    assert 0 < distance < 1
 
 
 def test_a_schedule_of_its_own_is_measured_as_it_is(setup):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from backends.base import Failed, FailureKind, Measured, Outcome
+from backends.base import Failed, FailureKind, Losses, Measured, MeasureOptions, Outcome
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
 from backends.timing.steady import IMPATIENT
@@ -60,6 +60,20 @@ def test_what_was_disturbed_is_timed_again_at_the_end_of_the_batch(tmp_path) -> 
     found, asked = known(tmp_path, backend)
     assert {name: o.median_s for name, o in found.items()} == {"a": 2.0, "b": 1.0, "c": 4.0}
     assert asked == ["a", "b", "c", "a", "c"]
+
+
+def test_kernels_are_charged_by_the_weights_of_their_network(tmp_path) -> None:
+    backend = CountingBackend()
+    backend.measure_options = MeasureOptions(weight_bytes=4000, cached_bytes=2000)
+
+    def reading(weight_bytes: int) -> Measured:
+        return Measured((5.0,), lost=Losses(far_s=3.0, near_s=1.0), weight_bytes=weight_bytes)
+
+    with MeasurementStore(tmp_path / "store.db") as store:
+        kernels = Kernels(StoredBackend(backend, store), 2, Stages())
+        assert kernels.together([reading(500), reading(1500)]) == [3.0, 3.0]
+        assert kernels.together([reading(3000)]) == [4.0]
+        assert kernels.together([reading(1000)] * 4) == [5.0] * 4
 
 
 def test_a_machine_that_stays_busy_is_not_asked_for_ever(tmp_path) -> None:

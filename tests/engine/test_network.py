@@ -12,9 +12,12 @@ from engine.network import (
     NetworkTimes,
     Variant,
     build_model,
+    compile_variant,
     laid_out,
     measure_networks,
+    network_input,
     network_schedules,
+    relative_error,
 )
 from genomes.errors import ModelError
 from genomes.gene import Gene
@@ -53,6 +56,22 @@ def test_networks_are_compiled_checked_and_timed(config, target) -> None:
         assert len(answer.times_s) == 2
         assert 0 < answer.median_s < 1
         assert answer.error < 1e-4
+
+
+def test_weights_that_training_would_make_different_are_not_kept_once(config, target) -> None:
+    model = build_model(config.model)
+    site = find_sites(model, config.model.input_shape).sites[1]
+    rows = Gene.of("split_domain", 0, loop="ho", parts=2)
+    genome = Genome.of({site.name: (rows, Gene.of("untie", 0, loop="ho"))})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    network, compiled = compile_variant(model, config, Variant(genome, {}), target)
+    first, second = network.get_submodule(site.name).weights
+    assert not torch.equal(first, second)
+    assert torch.allclose(first, second, rtol=2e-3)
+    x = network_input(config)
+    with torch.no_grad():
+        assert relative_error(compiled(x), network(torch.from_numpy(x)).numpy()) < 1e-5
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_network_that_fails_costs_only_itself(config, target) -> None:
