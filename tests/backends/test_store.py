@@ -164,15 +164,20 @@ def make_newer(path):
     connection.close()
 
 
-def test_a_store_of_format_1_is_read_and_goes_on(tmp_path):
-    path = tmp_path / "store.db"
-    with MeasurementStore(path) as store:
-        store.put(fresh(), TIMES, HERE, OPTIONS)
+def make_format_1(path):
+    MeasurementStore(path).close()
     connection = sqlite3.connect(path)
     connection.execute("ALTER TABLE measurement DROP COLUMN network")
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
     connection.close()
+
+
+def test_a_store_of_format_1_is_read_and_goes_on(tmp_path):
+    path = tmp_path / "store.db"
+    with MeasurementStore(path) as store:
+        store.put(fresh(), TIMES, HERE, OPTIONS)
+    make_format_1(path)
     with MeasurementStore(path) as store:
         assert store.get(fresh(), HERE, OPTIONS) == replace(TIMES, lost=Losses(), weight_bytes=0)
         store.put(scheduled(fresh(), 2), TIMES, HERE, OPTIONS)
@@ -237,15 +242,6 @@ def start_writer(path, first, last):
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )
-
-
-def make_format_1(path):
-    MeasurementStore(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("ALTER TABLE measurement DROP COLUMN network")
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    connection.close()
 
 
 @pytest.mark.parametrize("begin", [None, make_format_1], ids=["new", "format 1"])
