@@ -253,7 +253,8 @@ class Backend(abc.ABC):
         while_waiting: Called again and again while `measure` waits for a device, or for kernels
             that are built elsewhere; what it raises ends the batch.
         drift: (kernels before it, seconds) of each timing of a kernel that is always the same, by
-            which drift of the device shows; empty where none is timed.
+            which drift of the device shows that timing does not make up for; empty where none is
+            timed.
     """
 
     name: str

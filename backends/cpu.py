@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from dataclasses import replace
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.measuring import MeasuringBackend
 from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
-from backends.timing import most_waited_s
+from backends.timing import SHARED, SHARED_BYTES, most_waited_s
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -89,6 +90,10 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
                 f"threads = {options.threads}, but this process may use {host().logical} CPUs."
             )
         self._target = cpu_target(options.threads, options.mcpu, options.mattr)
+        # The probes of all its processes know the same from it: those that time networks are not
+        # forked from those that time kernels.
+        self._shared = tempfile.NamedTemporaryFile(prefix="loopgene-probe-")  # noqa: SIM115
+        self._shared.truncate(SHARED_BYTES)
         pool = WorkerPool(self._worker_spec(), options.builders, self._ahead)
         super().__init__(pool, options.drift_every)
         # Workers import TVM while the search is still being set up.
@@ -110,6 +115,10 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
 
     def network_target(self) -> NetworkTarget:
         return NetworkTarget(self._target, self.features, self._environment())
+
+    def close(self) -> None:
+        super().close()
+        self._shared.close()
 
     @property
     def _ahead(self) -> int:
@@ -141,7 +150,11 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
 
     def _environment(self) -> dict[str, str]:
         # Other pools of threads would make forks unsafe and timings noisy.
-        return {**ONE_THREAD, "TVM_NUM_THREADS": str(self._options.threads)}
+        return {
+            **ONE_THREAD,
+            "TVM_NUM_THREADS": str(self._options.threads),
+            SHARED: self._shared.name,
+        }
 
     def _memory_limit_bytes(self) -> int:
         if self._options.memory_limit_gb is not None:

@@ -70,6 +70,7 @@ class Host:
         caches: Bytes by "L1", "L2", "L3" of one core; those that are not known are missing.
         cores: Physical cores that this process may use.
         logical: Logical CPUs that this process may use.
+        together: Whether they have a cache in common.
         governor: Frequency governor, or None when it cannot be read.
     """
 
@@ -78,6 +79,7 @@ class Host:
     caches: Mapping[str, int]
     cores: int
     logical: int
+    together: bool
     governor: str | None
 
 
@@ -94,6 +96,7 @@ def host() -> Host:
         caches=_caches(first / "cache"),
         cores=min(len(cores), _quota_cores()),
         logical=len(usable),
+        together=_together(usable),
         governor=_text(first / "cpufreq/scaling_governor"),
     )
 
@@ -269,6 +272,19 @@ def _caches(folder: Path) -> dict[str, int]:
             scale = {"K": 1 << 10, "M": 1 << 20}[size[2]]
             caches[f"L{_text(index / 'level')}"] = int(size[1]) * scale
     return caches
+
+
+def _together(cpus: Sequence[int]) -> bool:
+    """Whether one cache is that of all `cpus`, as far as the system tells."""
+    shared = _SYSTEM / f"cpu{cpus[0]}" / "cache"
+    lists = (_text(path) or "" for path in shared.glob("index*/shared_cpu_list"))
+    return any(set(cpus) <= _numbers(listed) for listed in lists)
+
+
+def _numbers(ranges: str) -> set[int]:
+    """Those of a list of ranges as the kernel writes it: "0-3,8"."""
+    ends = (part.split("-") for part in ranges.split(",") if part)
+    return {n for end in ends for n in range(int(end[0]), int(end[-1]) + 1)}
 
 
 def _quota_cores() -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,15 @@ from backends.base import (
     Outcome,
 )
 from backends.lowering.epilogue import NO_EPILOGUE, Epilogue
-from backends.timing import Helpers, apart, helpers, losing, losing_takes_s, steady
+from backends.timing import (
+    Helpers,
+    apart,
+    helpers,
+    losing,
+    losing_takes_s,
+    steady,
+    steady_difference,
+)
 from backends.workers import Stage, gpu_runtime
 from genomes.nest import ConvShape, LoopNest
 
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
 
     from backends.lowering import CompiledKernel
 
-KERNEL_VERSION = 10
+KERNEL_VERSION = 11
 """Raised when a change here or in the lowering makes other kernels from the same genes, or other
 times of the same kernels."""
 
@@ -228,11 +235,8 @@ def _losses(
 
     def lost_s(weight_bytes: int) -> tuple[float, bool]:
         measured = losing(call, arguments, weight_bytes, beside.fill, once_s)
-        # Together with the kernel's time, of which timings have to agree.
-        taken = steady(
-            lambda: once_s + max(0.0, measured()), beside.probe.look, _ROUNDS, most_s=most_s
-        )
-        return statistics.median(taken.times_s) - once_s, taken.calm
+        seconds, calm = steady_difference(measured, beside.probe.look, _ROUNDS, most_s)
+        return max(0.0, seconds), calm
 
     far_s, calm = lost_s(options.weight_bytes)
     if not options.knows_caches:

@@ -40,7 +40,8 @@ def interleaved(
         rounds: Turns of each.
         settle_s: Each runs for so long outside the clock before each of its turns.
         look: Tells how fast the machine runs, as `Probe.look`; a turn in which it was disturbed is
-            repeated. It must not leave threads behind that disturb the functions.
+            repeated, and seconds are those of the machine's usual pace. It must not leave threads
+            behind that disturb the functions.
         rested: Whether all threads `rest` before each turn; those that share the threads of one
             pool need no rest.
 

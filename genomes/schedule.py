@@ -70,9 +70,10 @@ class Schedule:
         """Lanes of the packed layout of `operand`, 0 when it is not packed."""
         return dict(self.packs).get(operand, 0)
 
-    def computed(self, channels: int) -> int:
-        """Output channels that are computed for a group in which so many are kept."""
-        return channels + -channels % self.rounded if self.rounded else channels
+    def computed(self, kept: int, groups: int) -> int:
+        """Output channels that are computed where so many are kept, in so many groups."""
+        lost = -(kept // groups) % self.rounded if self.rounded else 0
+        return kept + groups * lost
 
     @property
     def flat(self) -> bool:

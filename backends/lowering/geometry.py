@@ -236,12 +236,12 @@ class StatementForm:
     @cached_property
     def group_channels(self) -> int:
         """Output channels that are computed for a group: more than are kept if rounded up."""
-        return self.schedule.computed(self.kept_channels)
+        return self.channels // self.statement.groups
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Output channels that are computed."""
-        return self.statement.groups * self.group_channels
+        return self.schedule.computed(self.statement.kept_co, self.statement.groups)
 
     @property
     def rounds(self) -> bool:
@@ -332,7 +332,7 @@ def read_spans(nest: LoopNest, s: Statement) -> tuple[Span, Span]:
 
 def _packing(s: Statement, schedule: Schedule) -> Packing:
     lanes, rest = schedule.lanes("weight"), s.weight_shape[1:]
-    channels = s.groups * schedule.computed(s.kept_co // s.groups)
+    channels = schedule.computed(s.kept_co, s.groups)
     shape = (channels // lanes, *rest, lanes) if lanes else (channels, *rest)
     # Those of other groups lie alike where no zeros are between them.
     groups = s.groups if channels > s.kept_co else 1

@@ -5,17 +5,22 @@ from __future__ import annotations
 from backends.timing.helpers import Helpers, helpers
 from backends.timing.network import losing, losing_takes_s
 from backends.timing.placement import apart
-from backends.timing.steady import (
-    SLIGHT,
+from backends.timing.probe import (
+    IMPATIENT,
+    SHARED,
+    SHARED_BYTES,
     Look,
     Probe,
     is_impatient,
     most_waited_s,
     patient_s,
-    steady,
 )
+from backends.timing.steady import SLIGHT, steady, steady_difference
 
 __all__ = [
+    "IMPATIENT",
+    "SHARED",
+    "SHARED_BYTES",
     "SLIGHT",
     "Helpers",
     "Look",
@@ -28,4 +33,5 @@ __all__ = [
     "most_waited_s",
     "patient_s",
     "steady",
+    "steady_difference",
 ]

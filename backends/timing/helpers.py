@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.timing.steady import Probe
+from backends.timing.probe import Probe
 
 CHAINS = 16
 """Independent multiply-adds: enough to hide their latency, few enough for the registers."""
@@ -43,7 +43,7 @@ def helpers(target: Mapping[str, Any]) -> Helpers:
 
 @functools.lru_cache(maxsize=4)
 def _helpers(target_text: str) -> Helpers:
-    from backends.devices import cpu_features
+    from backends.devices import cpu_features, host
 
     target = json.loads(target_text)
     threads = int(target.get("num-cores", 1))
@@ -52,6 +52,7 @@ def _helpers(target_text: str) -> Helpers:
         multiply_adds(target, threads, lanes, PROBE_STEPS),
         multiply_adds(target, 1, lanes, PROBE_STEPS),
         _exchange(target, threads) if threads > 1 else None,
+        host().together,
     )
     return Helpers(probe, _fill(target))
 

@@ -138,7 +138,6 @@ def round_up(nest: LoopNest, index: int, factor: int) -> LoopNest:
                                         O[co] = A[co]
     """
     s = nest.statements[index]
-    kept = s.kept_co // s.groups
 
     def edit(schedule: Schedule) -> Schedule:
         require(not schedule.rounded, "the channels are rounded up already")
@@ -147,12 +146,13 @@ def round_up(nest: LoopNest, index: int, factor: int) -> LoopNest:
         require("co" not in dict(schedule.anchors).values(), "loop co holds a stage")
         require(not schedule.packs, "an operand is packed already")
         new = replace(schedule, rounded=factor)
-        lost = new.computed(kept) - kept
+        channels = new.computed(s.kept_co, s.groups)
+        kept, lost = s.kept_co // s.groups, (channels - s.kept_co) // s.groups
         require(lost > 0, f"the {kept} channels of a group are a multiple of {factor} already")
         require(
             lost < kept, f"of {kept + lost} channels {lost} would be lost, half of them or more"
         )
-        rounded = Loop.fresh("co", s.groups * new.computed(kept), reduction=False)
+        rounded = Loop.fresh("co", channels, reduction=False)
         return replace(new, loops=tuple(rounded if x == whole else x for x in new.loops))
 
     return rescheduled(nest, index, edit, "round_up", factor=factor)
@@ -177,7 +177,7 @@ def pack(nest: LoopNest, index: int, operand: str, lanes: int) -> LoopNest:
     s = nest.statements[index]
 
     def edit(schedule: Schedule) -> Schedule:
-        channels = s.groups * schedule.computed(s.kept_co // s.groups)
+        channels = schedule.computed(s.kept_co, s.groups)
         require(channels % lanes == 0, f"{lanes} lanes do not divide {channels} output channels")
         require(not schedule.lanes(operand), f"the {operand} is packed already")
         if operand == "accumulator":

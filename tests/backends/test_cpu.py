@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,8 @@ from backends.base import BackendError, Failed, FailureKind, Measured
 from backends.conformance import BackendConformance
 from backends.cpu import CpuBackend, CpuOptions
 from backends.measuring import outcome_of
-from backends.timing import most_waited_s
-from backends.timing.steady import IMPATIENT
+from backends.timing import SHARED, most_waited_s
+from backends.timing.probe import IMPATIENT
 from backends.tuning.mutations import rewritten
 from backends.workers import Crashed, Finished, Lost, Raised, TimedOut
 from genomes.gene import Gene
@@ -157,6 +158,21 @@ def test_schedules_fit_the_target_and_not_the_host():
 )
 def test_results_of_workers_become_outcomes(result, outcome):
     assert outcome_of(result) == outcome
+
+
+def test_processes_that_time_kernels_and_networks_share_what_they_know_of_the_machine() -> None:
+    with CpuBackend(CpuOptions(**QUICK)) as backend:
+        names = {
+            environment[SHARED]
+            for environment in (
+                backend._worker_spec().environment,
+                backend.network_target().environment,
+            )
+        }
+        (name,) = names
+        backend.measure([site(8)])
+        assert any(Path(name).read_bytes())
+    assert not Path(name).exists()
 
 
 def test_waiting_for_the_machine_does_not_count_as_timing(monkeypatch) -> None:

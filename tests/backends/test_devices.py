@@ -130,7 +130,9 @@ def fake_system(folder: Path) -> None:
     for index, (level, kind, size) in enumerate(caches):
         cache = folder / "cpu0" / "cache" / f"index{index}"
         cache.mkdir(parents=True)
-        for name, content in (("level", level), ("type", kind), ("size", size)):
+        shared = "0-3" if level == "2" else "0-1"
+        facts = (("level", level), ("type", kind), ("size", size), ("shared_cpu_list", shared))
+        for name, content in facts:
             (cache / name).write_text(f"{content}\n")
     (folder / "cpu0" / "cpufreq").mkdir()
     (folder / "cpu0" / "cpufreq" / "scaling_governor").write_text("schedutil\n")
@@ -152,8 +154,24 @@ def test_the_host_is_read_from_the_system(tmp_path, monkeypatch, quota, cores):
         caches={"L1": 48 << 10, "L2": 2 << 20},
         cores=cores,
         logical=4,
+        together=True,
         governor="schedutil",
     )
+
+
+@pytest.mark.parametrize(
+    ("listed", "usable", "together"),
+    [("0-3", {0, 3}, True), ("0,2-3", {0, 3}, True), ("0-1", {0, 3}, False), ("", {0}, False)],
+)
+def test_cores_are_together_if_they_have_a_cache_in_common(
+    tmp_path, monkeypatch, listed, usable, together
+):
+    fake_system(tmp_path)
+    for path in tmp_path.glob("cpu0/cache/*/shared_cpu_list"):
+        path.write_text(listed)
+    monkeypatch.setattr(devices, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: usable)
+    assert devices.host.__wrapped__().together is together
 
 
 def test_a_system_that_tells_nothing_is_a_machine_all_the_same(tmp_path, monkeypatch):
@@ -162,3 +180,4 @@ def test_a_system_that_tells_nothing_is_a_machine_all_the_same(tmp_path, monkeyp
     unknown = devices.host.__wrapped__()
     assert unknown.cores >= 1
     assert (unknown.flags, dict(unknown.caches), unknown.governor) == (frozenset(), {}, None)
+    assert not unknown.together

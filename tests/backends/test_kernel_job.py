@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -63,6 +64,19 @@ def test_a_hopeless_kernel_is_given_up(target, monkeypatch, hopeless_s, timings)
     outcome = kernel_job.run(job, lambda stage: None)
     assert isinstance(outcome, Measured)
     assert len(outcome.times_s) == timings
+
+
+def test_one_interrupted_measurement_says_nothing_of_what_is_lost(target, monkeypatch):
+    # Interrupted where only the same weights are read: the difference is far below nothing.
+    lost_s = itertools.cycle([-1.0, 2e-6, 2e-6, 2e-6, 2e-6])
+    monkeypatch.setattr(kernel_job, "losing", lambda *_arguments: lambda: next(lost_s))
+    probe = SimpleNamespace(look=lambda: Look(1.0, 1.0))
+    beside = SimpleNamespace(probe=probe, fill=None)
+    monkeypatch.setattr(kernel_job, "helpers", lambda _target: beside)
+    outcome, _ = run(fresh(), target, IN_NETWORK)
+    assert isinstance(outcome, Measured)
+    assert outcome.lost.far_s == pytest.approx(2e-6)
+    assert not outcome.disturbed
 
 
 @pytest.mark.parametrize(

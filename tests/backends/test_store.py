@@ -15,7 +15,7 @@ import pytest
 from backends.base import Failed, FailureKind, Losses, Measured, MeasureOptions
 from backends.store import MeasurementStore, StoreError
 from backends.store_rows import Place
-from backends.timing.steady import IMPATIENT
+from backends.timing.probe import IMPATIENT
 from genomes.nest import ConvShape
 from tests.backends.samples import fresh, scheduled
 

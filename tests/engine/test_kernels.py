@@ -7,7 +7,7 @@ import pytest
 from backends.base import Failed, FailureKind, Losses, Measured, MeasureOptions, Outcome
 from backends.store import MeasurementStore
 from backends.stored import StoredBackend
-from backends.timing.steady import IMPATIENT
+from backends.timing.probe import IMPATIENT
 from engine.kernels import TRIES, Kernels
 from engine.stages import Stages
 from genomes.nest import LoopNest

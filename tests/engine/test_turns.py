@@ -5,7 +5,7 @@ import time
 import pytest
 
 from backends.timing import Look
-from backends.timing.steady import IMPATIENT
+from backends.timing.probe import IMPATIENT
 from engine import turns
 from engine.turns import interleaved, quiet
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.devices import cpu_target
-from backends.timing import Look, Probe, helpers, most_waited_s, steady
-from backends.timing.helpers import EXCHANGED_LINES, LINE, exchange_kernel
-from backends.timing.steady import (
-    FIRST_PATIENCE_S,
-    IMPATIENT,
-    MOST,
-    PATIENCE_S,
-    REFILL,
-    USUAL,
-    Timings,
-)
-from tests.backends.lowering.kernels import TARGET
+from backends.timing import Look, steady, steady_difference
+from backends.timing.steady import MOST, SLIGHT, Timings
 
 
 def given_in_turn(values: Iterator[float]) -> Callable[[], float]:
@@ -142,248 +128,57 @@ def test_no_timing_begins_when_time_has_run_out(machine) -> None:
 
 @given(
     st.lists(st.floats(1e-6, 1e-3), min_size=4 * MOST, max_size=4 * MOST),
-    st.lists(st.floats(1.0, 3.0), min_size=4 * MOST + 1, max_size=4 * MOST + 1),
+    st.lists(
+        st.tuples(st.floats(1.0, 3.0), st.floats(0.9, 1.1)),
+        min_size=4 * MOST + 1,
+        max_size=4 * MOST + 1,
+    ),
     st.integers(1, 4),
 )
-def test_as_many_as_wanted_come_back_and_all_were_measured(times, slowdowns, repeats) -> None:
-    kept = timings(given_in_turn(iter(times)), given_in_turn(iter(slowdowns)), repeats).times_s
+def test_as_many_as_wanted_come_back_and_all_were_measured(times, states, repeats) -> None:
+    looks = iter([Look(slow, slow, pace) for slow, pace in states])
+    kept = steady(given_in_turn(iter(times)), lambda: next(looks), repeats).times_s
+    beside = list(itertools.pairwise(states))
+    paces = [(a[1] + b[1]) / 2 if max(a[0], b[0]) <= SLIGHT else 1.0 for a, b in beside]
+    usual = [seconds / pace for seconds, pace in zip(times, paces, strict=True)]
     assert len(kept) == repeats
-    assert all(kept.count(t) <= times.count(t) for t in kept)
+    assert not Counter(kept) - Counter(usual)
 
 
-class Machine:
-    """Calls that take as long as the machine says."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s, self.slow = 0.0, 1.0
-        self.slept_s = 0.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
-        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(time, "sleep", self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.slept_s += seconds
-
-    def call(self) -> None:
-        self.now_s += 1e-5 * self.slow
-
-    def alone(self) -> None:
-        self.now_s += 1e-5
+def test_timings_are_those_of_the_usual_pace() -> None:
+    looks = iter([Look(1.0, 1.0, pace) for pace in (1.0, 0.96, 1.04, 1.0)])
+    taken = given_in_turn(iter([2.0 * 0.98, 2.0, 2.0 * 1.02]))
+    assert steady(taken, lambda: next(looks), 3).times_s == pytest.approx((2.0, 2.0, 2.0))
 
 
-@pytest.fixture
-def machine(monkeypatch) -> Machine:
-    monkeypatch.delenv(IMPATIENT)
-    return Machine(monkeypatch)
+def test_a_machine_that_is_busy_tells_nothing_of_the_pace() -> None:
+    def look() -> Look:
+        return Look(1.4, 1.4, 1.3)
 
-
-def test_the_probe_compares_with_the_least_that_it_ever_took(machine) -> None:
-    probe = Probe(machine.call, machine.alone)
-    for slow, expected in [(1.2, 1.0), (1.2, 1.0), (1.0, 1.0), (1.2, 1.2), (1.0, 1.0)]:
-        machine.slow = slow
-        assert probe.look().last == pytest.approx(expected, rel=1e-3)
-    assert machine.slept_s == 0
-
-
-def test_the_probe_forgets_what_was_long_ago(machine) -> None:
-    probe = Probe(machine.call, machine.alone)
-    probe.look()
-    machine.slow = 1.03
-    assert probe.look().last == pytest.approx(1.03, rel=1e-3)
-    assert [probe.look().last for _ in range(1000)][-1] == pytest.approx(1.0, rel=1e-3)
-
-
-def test_missing_cores_are_waited_for_but_not_for_ever(machine) -> None:
-    probe = Probe(machine.call, machine.alone)
-    probe.look()
-    machine.slow = 2.0
-    assert probe.look().last == pytest.approx(2.0, rel=1e-2)
-    # What comes back meanwhile is waited, too.
-    assert machine.slept_s == pytest.approx(PATIENCE_S / (1 - REFILL), rel=0.01)
-    assert machine.slept_s <= most_waited_s(0.0)
-    before_s = machine.slept_s
-    probe.look()
-    assert machine.slept_s - before_s < 0.1
-    machine.now_s += 20.0
-    probe.look()
-    assert machine.slept_s - before_s == pytest.approx(20.0 * REFILL / (1 - REFILL), rel=0.02)
-
-
-class Exchange:
-    """An exchange that takes so many times as long as usual, or the next of the values."""
-
-    def __init__(self, machine: Machine, values: Iterable[float] = ()) -> None:
-        self._machine, self._values = machine, iter(values)
-        self.far = 1.0
-
-    def __call__(self) -> None:
-        self._machine.now_s += USUAL * 1e-5 * next(self._values, self.far)
-
-
-def test_patience_comes_back_while_the_machine_is_asked_again_and_again(machine) -> None:
-    probe = Probe(machine.call, machine.alone)
-    probe.look()
-    machine.slow = 2.0
-    probe.look()
-    before_s, start_s = machine.slept_s, machine.now_s
-    for _ in range(400):
-        machine.now_s += 0.05
-        probe.look()
-    passed_s = machine.now_s - start_s
-    assert machine.slept_s - before_s == pytest.approx(REFILL * passed_s, rel=0.05)
-
-
-def test_cores_that_are_far_apart_are_waited_for(machine) -> None:
-    farness = [1.0] * 10 + [3.0] * 25
-    probe = Probe(machine.call, machine.alone, Exchange(machine, farness))
-    assert [probe.look().last for _ in range(3)] == pytest.approx([1.0] * 3)
-    assert machine.slept_s == pytest.approx(5 * 0.02)
-
-
-def test_cores_that_are_far_apart_at_first_are_waited_for(machine) -> None:
-    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine, [3.0] * 25))
-    assert probe.look() == pytest.approx((1.0, 1.0), rel=1e-2)
-    assert machine.slept_s == pytest.approx(5 * 0.02)
-    exchange.far = 3.0
-    assert probe.look().first == pytest.approx(3.0, rel=1e-2)
-
-
-def test_cores_that_are_always_far_apart_are_usual_when_waiting_does_not_help(machine) -> None:
-    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine))
-    exchange.far = 3.0
-    assert probe.look() == pytest.approx((1.0, 1.0))
-    assert machine.slept_s == pytest.approx(PATIENCE_S, rel=0.05)
-    assert machine.slept_s <= most_waited_s(0.0)
-
-
-def test_cores_that_are_nearer_than_usual_teach_the_probe(machine) -> None:
-    probe = Probe(machine.call, machine.alone, Exchange(machine, [0.5] * 100))
-    for _ in range(20):
-        probe.look()
-    assert probe.look() == pytest.approx((2.0, 2.0), rel=2e-2)
-
-
-def test_what_was_waited_for_is_told(machine) -> None:
-    farness = [1.0] * 10 + [3.0] * 10
-    probe = Probe(machine.call, machine.alone, Exchange(machine, farness))
-    assert probe.look() == pytest.approx((1.0, 1.0))
-    assert probe.look() == pytest.approx((3.0, 1.0), rel=1e-2)
-
-
-def test_one_quick_exchange_does_not_make_the_others_slow(machine) -> None:
-    probe = Probe(machine.call, machine.alone, Exchange(machine, [1.0] * 50 + [0.3] * 5))
-    assert [probe.look().last for _ in range(100)] == pytest.approx([1.0] * 100)
-
-
-def test_how_fast_one_core_exchanges_with_itself_is_not_taken_for_usual(machine) -> None:
-    exchange = Exchange(machine)
-    probe = Probe(machine.call, machine.alone, exchange)
-    probe.look()
-    machine.slow, exchange.far = 2.0, 0.3
-    assert probe.look().last == pytest.approx(2.0, rel=1e-2)
-    machine.slow, exchange.far = 1.0, 1.0
-    assert probe.look().last == pytest.approx(1.0, rel=1e-2)
-
-
-def test_cores_that_come_to_share_one_during_an_exchange_teach_nothing_either(machine) -> None:
-    exchange = Exchange(machine)
-
-    def shares_one_core() -> None:
-        exchange()
-        machine.slow = 2.0
-
-    probe = Probe(machine.call, machine.alone, exchange)
-    probe.look()
-    probe._exchange, exchange.far = shares_one_core, 0.3
-    for _ in range(10):
-        machine.slow = 1.0
-        probe._now()
-    machine.slow, exchange.far, probe._exchange = 1.0, 1.0, exchange
-    assert probe.look().last == pytest.approx(1.0, rel=1e-2)
-
-
-def test_cores_that_stay_far_apart_become_usual(machine) -> None:
-    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine))
-    probe.look()
-    exchange.far = 2.0
-    assert probe.look().last == pytest.approx(2.0, rel=1e-2)
-    assert [probe.look().last for _ in range(1000)][-1] == pytest.approx(1.0)
-
-
-def test_a_probe_that_starts_without_its_cores_waits_for_them(machine) -> None:
-    machine.slow = 2.0
-    calls = itertools.count()
-
-    def call() -> None:
-        machine.slow = 2.0 if next(calls) < 250 else 1.0
-        machine.call()
-
-    probe = Probe(call, machine.alone)
-    assert probe.look().last == pytest.approx(1.0)
-    assert next(calls) > 250
+    assert steady(repeated(2.0), look, 2) == Timings((2.0, 2.0), calm=False)
+    # That is the pace after it was waited for.
+    looks = iter([Look(1.0, 1.0), Look(4.0, 1.0, 0.5)])
+    assert steady(lambda: 4.0, lambda: next(looks), 1, most_s=0.0) == Timings((4.0,), calm=False)
 
 
 @pytest.mark.parametrize(
-    ("shared_s", "waited_s", "slow"), [(3.0, 3.0, 2.0), (60.0, FIRST_PATIENCE_S, 1.0)]
+    ("slow", "differences", "median", "calm"),
+    [
+        ([1.0], [1.0, -9.0, 2.0, 8.0, 3.0], 2.0, True),
+        # The calmest ones count,
+        ([1.0, 1.0, 1.3, 1.0, 1.0, 1.0, 1.0], [1.0, 9.0, -9.0, 2.0, 2.0, 3.0, 3.0], 2.0, True),
+        # and those of a machine that stays a little slow,
+        ([1.08], [1.0, 2.0, 3.0, 4.0, 5.0] * 2, 3.0, True),
+        ([1.2], [1.0, 2.0, 3.0, 4.0, 5.0] * MOST, 3.0, False),
+    ],
 )
-def test_a_probe_waits_for_its_cores_for_as_long_as_a_host_takes_to_move_them(
-    machine, shared_s, waited_s, slow
-) -> None:
-    """In the second case two cores are never seen, and one is taken for all there is."""
-    ends_s = shared_s
+def test_a_difference_is_the_median_of_calm_ones(slow, differences, median, calm) -> None:
+    slowdowns = itertools.chain(slow, itertools.repeat(slow[-1]))
+    taken = iter(differences)
 
-    def call() -> None:
-        machine.slow = 2.0 if machine.now_s < ends_s else 1.0
-        machine.call()
+    def look() -> Look:
+        now = next(slowdowns)
+        return Look(now, now)
 
-    probe = Probe(call, machine.alone)
-    probe.look()
-    assert machine.now_s == pytest.approx(waited_s, abs=0.1)
-    ends_s = float("inf")
-    assert probe.look().first == pytest.approx(slow, rel=1e-2)
-
-
-def test_nothing_is_waited_for_by_who_says_so(machine, monkeypatch) -> None:
-    monkeypatch.setenv(IMPATIENT, "1")
-    probe = Probe(machine.call, machine.alone)
-    probe.look()
-    machine.slow = 2.0
-    assert probe.look().last == pytest.approx(2.0, rel=1e-2)
-    assert machine.slept_s == 0
-
-
-def test_forked_processes_share_what_the_probe_knows() -> None:
-    def call() -> None:
-        time.sleep(1e-4)
-
-    probe = Probe(call, call)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            probe.look()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    assert 0 < probe._shared[0] < 0.1
-
-
-def test_the_helper_is_a_probe_of_this_machine() -> None:
-    beside = helpers(TARGET)
-    assert helpers(dict(reversed(TARGET.items()))) is beside
-    assert all(1.0 <= slow < float("inf") for slow in beside.probe.look())
-
-
-def test_threads_exchange_what_they_have_written() -> None:
-    one, two = np.zeros((2, EXCHANGED_LINES, LINE), np.float32), np.zeros((2, 1, 1), np.float32)
-    two[1] = 1.0
-    one += two
-    call = exchange_kernel(cpu_target(2), 2)
-    arguments = [tvm.runtime.tensor(array) for array in (one, np.full_like(one, np.nan))]
-    call(*arguments)
-    np.testing.assert_array_equal(arguments[1].numpy(), one[::-1])
-    assert helpers(cpu_target(2)).probe._exchange is not None
-    assert helpers(cpu_target(1)).probe._exchange is None
+    assert steady_difference(lambda: next(taken), look, 5) == (median, calm)
+    assert next(taken, None) is None

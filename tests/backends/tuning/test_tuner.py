@@ -7,7 +7,7 @@ import pytest
 
 from backends.base import BackendError, FailureKind, Measured
 from backends.table import TableBackend, TableOptions
-from backends.timing.steady import IMPATIENT
+from backends.timing.probe import IMPATIENT
 from backends.tuning import tune
 from backends.tuning.tuner import FIRST_SHARE
 from engine.bench.workloads import workloads
