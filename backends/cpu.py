@@ -15,7 +15,7 @@ from backends.kernel_job import EXCLUSIVE, KERNEL_VERSION, STAGES, KernelJob
 from backends.measuring import MeasuringBackend
 from backends.schedules import LoweredSchedules
 from backends.settings import BackendSettings
-from backends.timing import SHARED, SHARED_BYTES, most_waited_s
+from backends.timing import PATIENCE, PATIENCE_S, SHARED, SHARED_BYTES, most_waited_s
 from backends.workers import WorkerPool, WorkerSpec
 from backends.workers.outcomes import ONE_THREAD
 from genomes.nest import LoopNest
@@ -46,6 +46,8 @@ class CpuOptions(BackendSettings):
         weights_mb: Weights that a network reads between two calls of one kernel, which then has
             a bias and an activation as most have there; 0 times a kernel alone, with its own
             weights in the nearest cache. A search takes its network's.
+        patience_s: So long a busy machine is waited for at first, half of it close together later,
+            and up to half of the time in all (at 60). A search takes a tenth of its time.
     """
 
     threads: int = Field(default_factory=lambda: host().cores, ge=1)
@@ -56,6 +58,7 @@ class CpuOptions(BackendSettings):
     jobs_per_worker: int = Field(default=200, ge=1)
     memory_limit_gb: float | None = Field(default=None, gt=0)
     weights_mb: int = Field(default=0, ge=0, le=1024)
+    patience_s: float = Field(default=PATIENCE_S, ge=0, le=PATIENCE_S)
 
     @property
     def measure_options(self) -> MeasureOptions:
@@ -131,7 +134,8 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
         options = self._options
         run_s = options.run_timeout_s
         # Waiting for the machine is not the kernel's fault.
-        limits_s = (options.build_timeout_s, run_s, run_s + most_waited_s(run_s))
+        waited_s = most_waited_s(run_s, options.patience_s)
+        limits_s = (options.build_timeout_s, run_s, run_s + waited_s)
         return WorkerSpec(
             function="backends.kernel_job:run",
             limits_s=dict(zip(STAGES, limits_s, strict=True)),
@@ -153,6 +157,7 @@ class CpuBackend(LoweredSchedules, MeasuringBackend):
         return {
             **ONE_THREAD,
             "TVM_NUM_THREADS": str(self._options.threads),
+            PATIENCE: str(self._options.patience_s),
             SHARED: self._shared.name,
         }
 

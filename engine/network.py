@@ -16,10 +16,10 @@ import numpy as np
 
 from backends.base import Backend, Failed, FailureKind, LibraryTarget, NetworkTarget
 from backends.registry import backend_type, create_backend
-from backends.timing import patient_s
+from backends.timing import PATIENCE_S, patient_s
 from backends.workers import Finished, JobResult, WorkerPool, WorkerSpec
 from backends.workers.outcomes import failure_of
-from engine.config import BackendConfig, ExperimentConfig, ModelConfig
+from engine.config import ExperimentConfig, ModelConfig
 from engine.turns import SETTLE_S, interleaved, quiet
 from genomes.errors import ModelError
 from genomes.gene import Gene
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 
 GPU_SETTLE_S = 0.05
 """As `SETTLE_S`, on a GPU, which has no threads that have to find a core, but clocks that fall."""
-WEIGHTS = "weights_mb"
-"""The option of a backend that says how many weights a network reads."""
+WEIGHTS, PATIENCE = "weights_mb", "patience_s"
+"""Options of a backend: how many weights a network reads, and how long a busy machine is waited
+for."""
+
+PATIENCE_SHARE = 0.1
+"""The share of a search's time for which it waits for a busy machine at first."""
 
 SIZE_STEPS = 16
 """Weights are rounded up to multiples of such a part of the power of two above them."""
@@ -108,21 +112,28 @@ def build_model(config: ModelConfig) -> nn.Module:
     return model
 
 
-def search_backend(config: BackendConfig, sites: Sites) -> Backend:
-    """The backend of an experiment; kernels find their weights as they do in its network.
+def search_backend(config: ExperimentConfig, sites: Sites) -> Backend:
+    """The backend of an experiment.
+
+    Kernels find their weights as they do in its network, and the less time there is, the less is
+    waited for a busy machine.
 
     Raises:
         BackendError: Unknown name or option, or a device or tool chain that is missing.
     """
-    options = dict(config.options)
-    if WEIGHTS in backend_type(config.name).Options.model_fields:
+    name, options = config.backend.name, dict(config.backend.options)
+    known = backend_type(name).Options.model_fields
+    if PATIENCE in known and config.budget.wall_clock_s is not None:
+        shared_s = PATIENCE_SHARE * config.budget.wall_clock_s
+        options.setdefault(PATIENCE, min(shared_s, PATIENCE_S))
+    if WEIGHTS in known:
         elements = sum(LoopNest.fresh(site.shape).parameters for site in sites.sites)
         needed_mb = 4 * elements / 2**20
         # Networks of similar size share their measurements.
         step_mb = max(1.0, 2.0 ** ceil(log2(max(needed_mb, 1.0))) / SIZE_STEPS)
         rounded_mb = max(1, int(step_mb * ceil(needed_mb / step_mb)))
         options.setdefault(WEIGHTS, min(rounded_mb, MOST_WEIGHTS_MB))
-    return create_backend(config.name, options)
+    return create_backend(name, options)
 
 
 def laid_out(

@@ -145,7 +145,7 @@ def open_problem(
             create_executor(config.executor.name, config.executor.options)
         )
         store = stack.enter_context(MeasurementStore(config.home / STORE_NAME))
-        inner = stack.enter_context(backend or search_backend(config.backend, sites))
+        inner = stack.enter_context(backend or search_backend(config, sites))
         stages = Stages()
         kernels = Kernels(StoredBackend(inner, store, run_id), config.search.schedules, stages)
         target = inner.network_target() or inner.library_target()

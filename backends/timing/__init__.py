@@ -7,6 +7,8 @@ from backends.timing.network import losing, losing_takes_s
 from backends.timing.placement import apart
 from backends.timing.probe import (
     IMPATIENT,
+    PATIENCE,
+    PATIENCE_S,
     SHARED,
     SHARED_BYTES,
     Look,
@@ -19,6 +21,8 @@ from backends.timing.steady import SLIGHT, steady, steady_difference
 
 __all__ = [
     "IMPATIENT",
+    "PATIENCE",
+    "PATIENCE_S",
     "SHARED",
     "SHARED_BYTES",
     "SLIGHT",

@@ -32,14 +32,17 @@ USUAL = 0.5
 cache in common (0.46 on Zen 5; up to 1.4 where they have none).  That is taken for usual at first,
 unless waiting does not help."""
 
-FIRST_PATIENCE_S, APART_PATIENCE_S = 5.0, 60.0
+FIRST_PATIENCE_S = 5.0
 """So long is waited at first for the machine to give all its cores, which takes two or three
-seconds where a host has to move a virtual one, and for cores that should have a cache in common to
-have one: they may be apart for most of a minute."""
+seconds where a host has to move a virtual one."""
 
-PATIENCE_S, REFILL = 30.0, 0.5
-"""So long is waited for cores, close together, later in all; of every second that passes so much
-comes back."""
+PATIENCE, PATIENCE_S = "LOOPGENE_PATIENCE", 60.0
+"""The environment variable that says how long is waited at first for cores to have the cache in
+common that they should have, and what it is otherwise: they may be apart for most of a minute."""
+
+LATER, REFILL = 0.5, 1 / 120
+"""The part of it that is waited for cores, close together, later in all; with every second that
+passes so much of it comes back: half a second of `PATIENCE_S`."""
 
 IMPATIENT = "LOOPGENE_IMPATIENT"
 """The environment variable under which a busy machine is not waited for."""
@@ -179,8 +182,9 @@ class Probe:
     def _may_wait(self) -> bool:
         """Whether there is patience for one more pause."""
         known, now_s = self._known, time.monotonic()
-        back_s = REFILL * (now_s - known.since_s) if known.since_s else PATIENCE_S
-        known.patience_s = min(patient_s(PATIENCE_S), known.patience_s + back_s)
+        whole_s = _patience_s()
+        back_s = REFILL * whole_s * (now_s - known.since_s) if known.since_s else whole_s
+        known.patience_s = min(LATER * whole_s, known.patience_s + back_s)
         known.since_s = now_s
         return known.patience_s >= _PAUSE_S
 
@@ -199,7 +203,7 @@ class Probe:
         """What an exchange takes: as usual, or what it takes here however long one waits."""
         if self._exchange is None:
             return usual_s
-        until = time.monotonic() + (patient_s(APART_PATIENCE_S) if self._together else 0.0)
+        until = time.monotonic() + (_patience_s() if self._together else 0.0)
         while (seen_s := fastest_s(self._exchange, _EXCHANGES)) > FAR * usual_s:
             if time.monotonic() > until:
                 return seen_s
@@ -215,11 +219,20 @@ def _memory() -> mmap.mmap:
         return mmap.mmap(file.fileno(), SHARED_BYTES)
 
 
-def most_waited_s(busy_s: float) -> float:
-    """Whole seconds that may be waited for the machine while a kernel is timed for `busy_s`."""
-    first_s = FIRST_PATIENCE_S + APART_PATIENCE_S
-    waited_s = first_s + (PATIENCE_S + REFILL * busy_s) / (1 - REFILL)
+def most_waited_s(busy_s: float, patience_s: float = PATIENCE_S) -> float:
+    """Whole seconds that may be waited for the machine while a kernel is timed for `busy_s`.
+
+    Args:
+        busy_s: Seconds.
+        patience_s: What `PATIENCE` says to the process that times it; `PATIENCE_S` at most.
+    """
+    first_s, refill = FIRST_PATIENCE_S + patience_s, REFILL * patience_s
+    waited_s = first_s + (LATER * patience_s + refill * busy_s) / (1 - refill)
     return math.ceil(patient_s(waited_s))
+
+
+def _patience_s() -> float:
+    return patient_s(min(float(os.environ.get(PATIENCE, PATIENCE_S)), PATIENCE_S))
 
 
 def is_impatient() -> bool:

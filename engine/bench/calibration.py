@@ -71,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _benchmark(options: argparse.Namespace, console: Console) -> dict[str, float]:
-    config = resolve(load_config(options.experiment, options.set))
+    # As patient with a busy machine as a search that has the time.
+    settings = ["budget.wall_clock_s=3600", *options.set]
+    config = resolve(load_config(options.experiment, settings))
     with open_problem(config) as problem:
         target = problem.backend.network_target()
         if target is None:

@@ -116,7 +116,7 @@ def _measured(
 
     with (
         waiting("starting the backend") as status,
-        search_backend(config.backend, sites) as backend,
+        search_backend(config, sites) as backend,
         MeasurementStore(config.home / STORE_NAME) as store,
     ):
         target = backend.network_target() or backend.library_target()

@@ -7,6 +7,7 @@ import torch
 
 from backends.base import Failed, FailureKind
 from backends.registry import create_backend
+from backends.timing import PATIENCE
 from backends.workers import Crashed, Finished, WorkerPool
 from engine.network import (
     NetworkTimes,
@@ -18,6 +19,7 @@ from engine.network import (
     network_input,
     network_schedules,
     relative_error,
+    search_backend,
 )
 from genomes.errors import ModelError
 from genomes.gene import Gene
@@ -129,6 +131,17 @@ def test_bad_weights_are_one_clear_error(tmp_path, config, content) -> None:
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"weights\.pt do not fit the network .*torch\.save"):
         build_model(config.model.model_copy(update={"weights": path}))
+
+
+@pytest.mark.parametrize(("wall_clock_s", "patience_s"), [(None, 60.0), (80.0, 8.0), (1e4, 60.0)])
+def test_who_searches_for_a_short_time_waits_less_for_the_machine(
+    config, wall_clock_s, patience_s
+) -> None:
+    budget = config.budget.model_copy(update={"wall_clock_s": wall_clock_s})
+    sites = find_sites(build_model(config.model), config.model.input_shape)
+    with search_backend(config.model_copy(update={"budget": budget}), sites) as created:
+        environment = created.network_target().environment
+    assert environment[PATIENCE] == str(patience_s)
 
 
 def test_schedules_of_a_record() -> None:

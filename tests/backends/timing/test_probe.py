@@ -12,19 +12,29 @@ import pytest
 import tvm
 
 from backends.devices import cpu_target, host
-from backends.timing import IMPATIENT, SHARED, SHARED_BYTES, Probe, helpers, most_waited_s
+from backends.timing import (
+    IMPATIENT,
+    PATIENCE,
+    PATIENCE_S,
+    SHARED,
+    SHARED_BYTES,
+    Probe,
+    helpers,
+    most_waited_s,
+)
 from backends.timing.helpers import EXCHANGED_LINES, LINE, exchange_kernel
 from backends.timing.probe import (
-    APART_PATIENCE_S,
     CALM,
     FAR,
     FIRST_PATIENCE_S,
-    PATIENCE_S,
+    LATER,
     REFILL,
     USUAL,
 )
 from tests.backends.lowering.kernels import TARGET
 from tests.backends.timing.conftest import Machine
+
+LATER_S, SHARE = LATER * PATIENCE_S, REFILL * PATIENCE_S
 
 
 def test_the_probe_compares_with_the_least_that_it_ever_took(machine) -> None:
@@ -49,14 +59,14 @@ def test_missing_cores_are_waited_for_but_not_for_ever(machine) -> None:
     machine.slow = 2.0
     assert probe.look().last == pytest.approx(2.0, rel=1e-2)
     # What comes back meanwhile is waited, too.
-    assert machine.slept_s == pytest.approx(PATIENCE_S / (1 - REFILL), rel=0.01)
+    assert machine.slept_s == pytest.approx(LATER_S / (1 - SHARE), rel=0.01)
     assert machine.slept_s <= most_waited_s(0.0)
     before_s = machine.slept_s
     probe.look()
     assert machine.slept_s - before_s < 0.1
     machine.now_s += 20.0
     probe.look()
-    assert machine.slept_s - before_s == pytest.approx(20.0 * REFILL / (1 - REFILL), rel=0.02)
+    assert machine.slept_s - before_s == pytest.approx(20.0 * SHARE / (1 - SHARE), rel=0.02)
 
 
 class Exchange:
@@ -80,7 +90,7 @@ def test_patience_comes_back_while_the_machine_is_asked_again_and_again(machine)
         machine.now_s += 0.05
         probe.look()
     passed_s = machine.now_s - start_s
-    assert machine.slept_s - before_s == pytest.approx(REFILL * passed_s, rel=0.05)
+    assert machine.slept_s - before_s == pytest.approx(SHARE * passed_s, rel=0.05)
 
 
 def test_cores_that_are_far_apart_are_waited_for(machine) -> None:
@@ -102,8 +112,22 @@ def test_cores_that_are_always_far_apart_are_usual_when_waiting_does_not_help(ma
     probe = Probe(machine.call, machine.alone, exchange := Exchange(machine))
     exchange.far = 3.0
     assert probe.look()[:2] == pytest.approx((1.0, 1.0))
-    assert machine.slept_s == pytest.approx(APART_PATIENCE_S, rel=0.05)
+    assert machine.slept_s == pytest.approx(PATIENCE_S, rel=0.05)
     assert machine.slept_s <= most_waited_s(0.0)
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 6.0, PATIENCE_S])
+def test_who_has_less_time_waits_less(machine, monkeypatch, patience_s) -> None:
+    monkeypatch.setenv(PATIENCE, str(patience_s))
+    probe = Probe(machine.call, machine.alone, exchange := Exchange(machine))
+    exchange.far = 3.0
+    probe.look()
+    assert machine.slept_s == pytest.approx(patience_s, rel=0.01, abs=0.05)
+    machine.slow, before_s = 2.0, machine.slept_s
+    probe.look()
+    later_s = LATER * patience_s / (1 - REFILL * patience_s)
+    assert machine.slept_s - before_s == pytest.approx(later_s, rel=0.05)
+    assert machine.slept_s <= most_waited_s(0.0, patience_s)
 
 
 def test_cores_that_have_no_cache_in_common_are_not_waited_for(machine) -> None:
@@ -206,7 +230,7 @@ def test_no_more_is_waited_than_is_said(machine) -> None:
     probe.look()
     machine.slow, before_s = 2.0, machine.now_s
     probe.look()
-    assert PATIENCE_S < machine.now_s - before_s <= most_waited_s(0.0)
+    assert LATER_S < machine.now_s - before_s <= most_waited_s(0.0)
 
 
 def test_probes_that_are_told_of_the_same_file_know_the_same(machine, monkeypatch, tmp_path):
