@@ -46,8 +46,9 @@ class CpuOptions(BackendSettings):
         weights_mb: Weights that a network reads between two calls of one kernel, which then has
             a bias and an activation as most have there; 0 times a kernel alone, with its own
             weights in the nearest cache. A search takes its network's.
-        patience_s: So long a busy machine is waited for at first, half of it close together later,
-            and up to half of the time in all (at 60). A search takes a tenth of its time.
+        patience_s: Seconds for which a busy machine is waited for at first; later half as many
+            close together, and in all a share of the time that grows with it, a half at 60. A
+            search that has a budget of time takes a tenth of it.
     """
 
     threads: int = Field(default_factory=lambda: host().cores, ge=1)

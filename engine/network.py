@@ -49,8 +49,10 @@ MOST_WEIGHTS_MB = 64
 
 LIMITS_S = {"build": 300.0, "run": 300.0}
 """Limits of compiling and checking one network, and of timing it."""
+
 APART = 1e-3
 """The relative difference of weights that training would make different."""
+
 TOLERANCE = 1e-3
 """Largest accepted deviation from PyTorch, relative to the largest output."""
 
